@@ -1,0 +1,63 @@
+"""What a user must be told: errors, notices, and the exit codes of the program.
+
+::
+
+    KlcliError              exit 1   something klcli was given, or ran, is wrong
+    ├── CorpusError                  a text cannot be read, or holds too little to score
+    ├── SourceError                  a model or logit file cannot be opened or run
+    ├── MismatchError                two sides do not describe the same tokens
+    ├── OutputError                  a result cannot be written
+    └── UsageError          exit 2   an argument that no input could make right
+
+A message says what is wrong, with both sides' values where there are two, and what to do next.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of ``klcli``: a failed gate is never mistaken for a broken run."""
+
+    DONE = 0
+    ERROR = 1
+    USAGE = 2
+    GATE_FAILED = 3
+    GATE_INCONCLUSIVE = 4
+    INTERRUPTED = 130
+
+
+class KlcliError(Exception):
+    """The one exception that callers of klcli need to catch."""
+
+    exit_code = ExitCode.ERROR
+
+
+class CorpusError(KlcliError):
+    """A text cannot be read, or holds too few tokens for the protocol."""
+
+
+class SourceError(KlcliError):
+    """A model or a logit file cannot be opened, or cannot be run."""
+
+
+class MismatchError(KlcliError):
+    """Two sides disagree on vocabulary, tokens or windows."""
+
+
+class OutputError(KlcliError):
+    """A result cannot be written."""
+
+
+class UsageError(KlcliError):
+    """An option or argument that is wrong whatever the input holds."""
+
+    exit_code = ExitCode.USAGE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something that stops nothing but that a reader should know: a stable code, and advice."""
+
+    code: str
+    message: str

@@ -1,0 +1,1 @@
+"""What is scored: corpora, vocabularies, and the windows that models read."""

@@ -1,0 +1,122 @@
+"""Text files and stdin, read as documents."""
+
+import gzip
+import hashlib
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from klcli.errors import CorpusError
+
+DocumentSplit = Literal["file", "line", "blank"]
+
+STDIN = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One piece of text that is scored on its own: no token sees another document."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """The documents of one file, under the name it was given, with the sha256 of its text."""
+
+    name: str
+    sha256: str
+    documents: tuple[Document, ...]
+
+
+def read_corpus(path: str, split: DocumentSplit = "file") -> Corpus:
+    """Read one corpus: a file, or stdin for ``-``.
+
+    Plain text is UTF-8 and one document, or one for every ``line`` or for every paragraph between
+    ``blank`` lines. A ``.jsonl`` file holds one object with a ``"text"`` on each line, each a
+    document whatever ``split`` says. ``.gz`` of either is unpacked.
+
+    Raises:
+        CorpusError: the file is missing, unreadable, not text, or has nothing in it.
+    """
+    name = "<stdin>" if path == STDIN else path
+    text = _decode(_read_bytes(path), name)
+    documents = (
+        _jsonl_documents(text, name)
+        if path.removesuffix(".gz").endswith(".jsonl")
+        else _text_documents(text, name, split)
+    )
+    if not documents:
+        raise CorpusError(f"{name} is empty: there is no text to score")
+    return Corpus(
+        name=name, sha256=hashlib.sha256(text.encode()).hexdigest(), documents=tuple(documents)
+    )
+
+
+def _read_bytes(path: str) -> bytes:
+    if path == STDIN:
+        return _read_stdin()
+    if path.removesuffix(".gz").endswith(".parquet"):
+        raise CorpusError(f"{path}: Parquet is not read; convert it to .jsonl with a 'text' field")
+    try:
+        raw = Path(path).read_bytes()
+        return gzip.decompress(raw) if path.endswith(".gz") else raw
+    except FileNotFoundError:
+        raise CorpusError(f"no corpus at {path!r}: check the path (- reads stdin)") from None
+    except IsADirectoryError:
+        raise CorpusError(f"{path} is a folder: name the text files in it") from None
+    except (OSError, EOFError) as error:
+        raise CorpusError(f"cannot read {path}: {error}") from error
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None or sys.stdin.closed:
+        raise CorpusError("stdin is closed: pipe a text into klcli, or name a file instead of -")
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise CorpusError(f"cannot read stdin: {error}") from error
+
+
+def _decode(raw: bytes, name: str) -> str:
+    if (nul := raw.find(b"\0")) >= 0:
+        raise CorpusError(f"{name} is not text: byte {nul} is zero; give UTF-8 text")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{name} is not UTF-8 text: byte {error.start} is 0x{raw[error.start]:02x}; "
+            "convert it to UTF-8"
+        ) from None
+
+
+def _text_documents(text: str, name: str, split: DocumentSplit) -> list[Document]:
+    if split == "file":
+        return [Document(name=name, text=text)] if text.strip() else []
+    pieces = text.split("\n") if split == "line" else re.split(r"\n(?:[ \t\r]*\n)+", text)
+    return [
+        Document(name=f"{name}#{number}", text=piece)
+        for number, piece in enumerate(pieces, start=1)
+        if piece.strip()
+    ]
+
+
+def _jsonl_documents(text: str, name: str) -> list[Document]:
+    documents = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CorpusError(f"{name}, line {number}: not JSON ({error.msg})") from None
+        content = record.get("text") if isinstance(record, dict) else None
+        if not isinstance(content, str):
+            raise CorpusError(f"{name}, line {number}: no string under the key 'text'")
+        if content:
+            documents.append(Document(name=f"{name}#{number}", text=content))
+    return documents

@@ -1,0 +1,268 @@
+"""A tokenizer as klcli needs it: ids, the bytes each token covers, and what a token reads like."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from klcli.errors import MismatchError
+
+IntArray = npt.NDArray[np.int64]
+
+PROBE = (
+    "The quick brown fox, aged 3.14 years, didn't jump:\n\n\tna\u00efve \u6771\u4eac "
+    "\U0001f642 \u0645\u0631\u062d\u0628\u0627 https://example.org/?q=1 x_y += 2;  end"
+)
+"""A text of many scripts and kinds: two tokenizers that encode it alike split text alike."""
+
+_WORD = re.compile(rb"\S+")
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class TokenNames(Protocol):
+    """What a report needs of a vocabulary: the size, and the bytes behind an id."""
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id that stands for a token."""
+        ...
+
+    def piece(self, token_id: int) -> bytes:
+        """The bytes that a token stands for."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedTokens:
+    """The vocabulary of a logit file that came without a tokenizer: ids are shown as ``#id``."""
+
+    size: int
+
+    def piece(self, token_id: int) -> bytes:
+        """``#17`` for id 17, with a space before it, as a word has."""
+        return f" #{token_id}".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """The tokens of one text.
+
+    ``ids`` has one id a token. ``ends`` has the UTF-8 byte at which each token ends; a token begins
+    where the one before it ended, so the tokens tile the text whatever the tokenizer trims.
+    ``words`` has the number of words that begin in each token, a word being what stands between
+    white space.
+    """
+
+    ids: IntArray
+    ends: IntArray
+    words: IntArray
+
+    @property
+    def starts(self) -> IntArray:
+        """The UTF-8 byte at which each token begins."""
+        return np.concatenate([np.zeros(1, dtype=np.int64), self.ends[:-1]])
+
+
+class Vocabulary:
+    """The tokenizer of one model.
+
+    Args:
+        backend: the fast tokenizer. Truncation and padding are switched off in it.
+        bos_id, eos_id: ids of the tokens that begin and end a text, None where there are none.
+    """
+
+    def __init__(self, backend: Tokenizer, *, bos_id: int | None, eos_id: int | None) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._tokens: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+        self._strings = {token_id: token for token, token_id in self._tokens.items()}
+        self._added = {
+            token_id: token.content
+            for token_id, token in backend.get_added_tokens_decoder().items()
+        }
+        self._decoders = _decoder_types(backend)
+        self._pieces: dict[int, bytes] = {}
+        self.bos_id = bos_id
+        self.eos_id = eos_id
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id that stands for a token."""
+        return max(self._strings) + 1
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer itself puts ``bos_id`` in front of a text."""
+        ids = self._backend.encode("a", add_special_tokens=True).ids
+        return self.bos_id is not None and len(ids) > 0 and ids[0] == self.bos_id
+
+    @property
+    def prefix_id(self) -> int | None:
+        """The token that can stand before a text: BOS, or EOS where there is no BOS."""
+        return self.eos_id if self.bos_id is None else self.bos_id
+
+    @cached_property
+    def special_strings(self) -> tuple[str, ...]:
+        """Strings such as ``<|endoftext|>`` that the tokenizer can read as one special token."""
+        decoder = self._backend.get_added_tokens_decoder()
+        return tuple(token.content for token in decoder.values() if token.special)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over every id and its token, and over the encoding of a probe text."""
+        content = [sorted(self._strings.items()), self.encode(PROBE).ids.tolist()]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def encode(self, text: str, *, parse_special: bool = False) -> Encoding:
+        """Tokenise ``text`` without adding a token to it.
+
+        With ``parse_special`` a string such as ``<unk>`` in the text becomes that special token;
+        otherwise it is text like any other.
+        """
+        self._backend.encode_special_tokens = not parse_special
+        encoded = self._backend.encode(text, add_special_tokens=False)
+        ids = np.array(encoded.ids, dtype=np.int64)
+        ends = self._ends_of_pieces(ids, text)
+        if ends is None:
+            ends = _ends_of_offsets([end for _, end in encoded.offsets], text)
+        return Encoding(ids=ids, ends=ends, words=_words_of_tokens(ends, text))
+
+    def string(self, token_id: int) -> str | None:
+        """The token as the tokenizer writes it, None for an id without a token."""
+        return self._strings.get(token_id)
+
+    def piece(self, token_id: int) -> bytes:
+        """The bytes that a token stands for; part of a character where the token is one."""
+        if token_id not in self._pieces:
+            self._pieces[token_id] = self._make_piece(token_id)
+        return self._pieces[token_id]
+
+    def ordinary_tokens(self) -> dict[int, str]:
+        """Every id that stands for plain text, not added to the model afterwards."""
+        return {i: token for i, token in self._strings.items() if i not in self._added}
+
+    def added_tokens(self) -> dict[int, str]:
+        """Every added or special id."""
+        return dict(self._added)
+
+    def _make_piece(self, token_id: int) -> bytes:
+        token = self._strings.get(token_id)
+        if token is None:
+            return f"<id {token_id}>".encode()
+        if token_id in self._added:
+            return token.encode()
+        if "ByteLevel" in self._decoders:
+            return b"".join(_BYTE_OF_CHARACTER.get(c, c.encode()) for c in token)
+        if "ByteFallback" in self._decoders and (match := _BYTE_TOKEN.fullmatch(token)):
+            return bytes([int(match[1], 16)])
+        if "WordPiece" in self._decoders:
+            return (token[2:] if token.startswith("##") else f" {token}").encode()
+        return token.replace("\u2581", " ").encode()
+
+    def _ends_of_pieces(self, ids: IntArray, text: str) -> IntArray | None:
+        if "ByteLevel" not in self._decoders:
+            return None
+        pieces = [self.piece(token_id) for token_id in ids.tolist()]
+        if b"".join(pieces) != text.encode():
+            return None
+        return np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+
+
+def readable(pieces: Iterable[bytes]) -> str:
+    r"""Token bytes as text; bytes that are no UTF-8 are written ``\xe2``."""
+    return b"".join(pieces).decode(errors="backslashreplace")
+
+
+def check_same_vocabulary(
+    reference: Vocabulary, candidate: Vocabulary, names: tuple[str, str]
+) -> list[str]:
+    """Raise unless both sides mean the same by every ordinary token.
+
+    Returns what a reader should know all the same: the added or special ids that differ.
+
+    Raises:
+        MismatchError: an ordinary id, or the encoding of a probe text, differs.
+    """
+    left, right = reference.ordinary_tokens(), candidate.ordinary_tokens()
+    shared = {**right, **left}
+    differing = [i for i in sorted(shared) if reference.string(i) != candidate.string(i)]
+    if differing:
+        raise MismatchError(
+            f"the vocabularies differ: {len(differing)} of {len(shared)} ids, first "
+            f"{_describe_ids(differing[:3], reference, candidate, names)}; "
+            "compare models that share a tokenizer"
+        )
+    ids = reference.encode(PROBE).ids.tolist(), candidate.encode(PROBE).ids.tolist()
+    if ids[0] != ids[1]:
+        raise MismatchError(
+            f"the tokenizers split text differently: {names[0]} makes {len(ids[0])} tokens of a "
+            f"probe text, {names[1]} {len(ids[1])}; compare models that share a tokenizer"
+        )
+    return _added_differences(reference, candidate, names)
+
+
+def _added_differences(
+    reference: Vocabulary, candidate: Vocabulary, names: tuple[str, str]
+) -> list[str]:
+    added = {**reference.added_tokens(), **candidate.added_tokens()}
+    differing = [i for i in sorted(added) if reference.string(i) != candidate.string(i)]
+    if not differing:
+        return []
+    shown = _describe_ids(differing[:5], reference, candidate, names)
+    more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+    return [f"added or special tokens differ: {shown}{more}"]
+
+
+def _describe_ids(
+    ids: Sequence[int], reference: Vocabulary, candidate: Vocabulary, names: tuple[str, str]
+) -> str:
+    return ", ".join(
+        f"id {i} is {reference.string(i)!r} in {names[0]} and {candidate.string(i)!r} in {names[1]}"
+        for i in ids
+    )
+
+
+def _ends_of_offsets(character_ends: list[int], text: str) -> IntArray:
+    """Byte ends out of character ends, made to tile: ordered, and the last one ends the text."""
+    widths = [len(character.encode()) for character in text]
+    byte_of_character = np.concatenate([[0], np.cumsum(widths, dtype=np.int64)])
+    ends = np.maximum.accumulate(byte_of_character[np.array(character_ends, dtype=np.int64)])
+    if len(ends):
+        ends[-1] = byte_of_character[-1]
+    return ends.astype(np.int64)
+
+
+def _words_of_tokens(ends: IntArray, text: str) -> IntArray:
+    starts = np.array([match.start() for match in _WORD.finditer(text.encode())], dtype=np.int64)
+    return np.bincount(np.searchsorted(ends, starts, side="right"), minlength=len(ends))[
+        : len(ends)
+    ]
+
+
+def _decoder_types(backend: Tokenizer) -> set[str]:
+    """The names of the decoders of a tokenizer: they say how its tokens write bytes."""
+    state: dict[str, Any] = json.loads(backend.to_str())["decoder"] or {}
+    return {step["type"] for step in [state, *state.get("decoders", [])] if "type" in step}
+
+
+def _byte_of_character() -> dict[str, bytes]:
+    """The alphabet of byte-level tokenizers: one printable character for each of 256 bytes.
+
+    Bytes that print in Latin-1 stand for themselves; the others follow from U+0100 on in order.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    characters = {chr(byte): byte for byte in printable}
+    characters |= {chr(0x100 + index): byte for index, byte in enumerate(others)}
+    return {character: bytes([byte]) for character, byte in characters.items()}
+
+
+_BYTE_OF_CHARACTER = _byte_of_character()

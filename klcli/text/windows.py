@@ -1,0 +1,276 @@
+"""Which tokens are scored, and what the model has read before each: the protocols.
+
+A *window* is one sequence of ids that a model reads at once. Row i of it is the distribution after
+reading ids 0…i. A protocol cuts every document into windows and says which rows are scored; each
+token is scored at most once.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from klcli.errors import CorpusError, UsageError
+from klcli.text.vocabulary import Encoding, IntArray, Vocabulary
+
+ProtocolName = Literal["rolling", "llama.cpp"]
+Bos = Literal["auto", "none", "document", "window"]
+SpecialTokens = Literal["text", "parse"]
+
+DEFAULT_CONTEXT = 512
+NO_TARGET = -1
+"""The target of a row of which nobody knows what came next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedDocument:
+    """The ids of one document, and where each ends in its text.
+
+    ``encoding`` says which bytes and words each token covers, None where the text is not known.
+    ``corpus`` is the number of the corpus that the document belongs to.
+    """
+
+    corpus: int
+    name: str
+    ids: IntArray
+    encoding: Encoding | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """One sequence that a model reads, and the rows of it that are scored.
+
+    Attributes:
+        number: its place in the window table as planned, before any limit.
+        document: number of the document in the window table.
+        inputs: the ids as fed, BOS included.
+        score_from: the first scored row; ``len(targets)`` rows from there on are scored.
+        targets: the id that each scored row is scored on, ``NO_TARGET`` where unknown.
+        position: where in the document ``targets[0]`` stands.
+    """
+
+    number: int = 0
+    document: int
+    inputs: IntArray
+    score_from: int
+    targets: IntArray
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowTable:
+    """All windows of a run, in reading order, with the documents they are cut from."""
+
+    documents: tuple[TokenizedDocument, ...]
+    windows: tuple[Window, ...]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are scored."""
+        return sum(len(window.targets) for window in self.windows)
+
+    def limited(self, limit: int | None) -> "WindowTable":
+        """Only the first ``limit`` windows of each corpus; all for None."""
+        if limit is None:
+            return self
+        taken: dict[int, int] = {}
+        kept = []
+        for window in self.windows:
+            corpus = self.documents[window.document].corpus
+            taken[corpus] = taken.get(corpus, 0) + 1
+            if taken[corpus] <= limit:
+                kept.append(window)
+        return WindowTable(documents=self.documents, windows=tuple(kept))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """How documents become windows.
+
+    ``context`` is the number of ids a model reads at once, BOS included; ``stride`` how far ahead
+    the next window lies; ``score_from`` the first row of a window that may be scored; ``bos`` where
+    a BOS is put: nowhere, before each document, or before each window.
+    """
+
+    name: str
+    context: int
+    stride: int
+    score_from: int
+    bos: Literal["none", "document", "window"]
+    special_tokens: SpecialTokens
+
+
+def choose_protocol(
+    name: ProtocolName,
+    *,
+    vocabulary: Vocabulary,
+    longest: int | None,
+    context: int | None = None,
+    stride: int | None = None,
+    score_from: int | None = None,
+    bos: Bos = "auto",
+    special_tokens: SpecialTokens | None = None,
+) -> Protocol:
+    """Fill in a protocol's preset where nothing is given by hand.
+
+    ``longest`` is the most ids that every model of the run can read, None if it has no limit.
+    ``rolling`` reads ``min(512, longest)`` ids at a time, ``llama.cpp`` 512. ``bos="auto"`` puts a
+    BOS before each window if the tokenizer adds one to a text by itself, else nowhere.
+
+    Raises:
+        UsageError: values that contradict each other or the model.
+    """
+    if context is None:
+        context = DEFAULT_CONTEXT
+        if name == "rolling" and longest is not None:
+            context = min(context, longest)
+    if longest is not None and context > longest:
+        raise UsageError(
+            f"--context {context} is more than the {longest} tokens the model can read"
+        )
+    stride = context if stride is None else stride
+    if score_from is None:
+        score_from = context // 2 if name == "llama.cpp" else 0
+    if bos == "auto":
+        bos = "window" if vocabulary.adds_bos else "none"
+    if bos != "none" and vocabulary.prefix_id is None:
+        raise UsageError(f"--bos {bos}: this tokenizer has neither a BOS nor an EOS token")
+    _check_window_shape(name, context, stride, score_from, bos)
+    return Protocol(
+        name=name,
+        context=context,
+        stride=stride,
+        score_from=score_from,
+        bos=bos,
+        special_tokens=special_tokens or "text",
+    )
+
+
+def _check_window_shape(name: str, context: int, stride: int, score_from: int, bos: str) -> None:
+    shortest = 2 if bos == "window" else 1
+    if context < shortest:
+        raise UsageError(f"--context {context} is too short: at least {shortest} with --bos {bos}")
+    if not 1 <= stride <= context:
+        raise UsageError(f"--stride {stride} must lie between 1 and --context {context}")
+    if not 0 <= score_from < context:
+        raise UsageError(f"--score-from {score_from} must lie between 0 and {context - 1}")
+    if name == "llama.cpp" and stride != context:
+        raise UsageError("--protocol llama.cpp has disjoint windows: leave out --stride")
+    if name == "llama.cpp" and bos == "document":
+        raise UsageError("--protocol llama.cpp puts a BOS into every window or into none")
+
+
+def tokenize(
+    text: str, *, name: str, corpus: int, vocabulary: Vocabulary, protocol: Protocol
+) -> TokenizedDocument:
+    """Tokenise one document as the protocol wants it."""
+    if protocol.name == "llama.cpp":
+        text = text.removesuffix("\n")
+    encoding = vocabulary.encode(text, parse_special=protocol.special_tokens == "parse")
+    return TokenizedDocument(corpus=corpus, name=name, ids=encoding.ids, encoding=encoding)
+
+
+def plan_windows(
+    documents: Sequence[TokenizedDocument], protocol: Protocol, prefix_id: int | None
+) -> WindowTable:
+    """Cut documents into windows by a protocol.
+
+    ``prefix_id`` is the id that ``protocol.bos`` puts in front.
+
+    Raises:
+        CorpusError: nothing would be scored, or a document is too short for ``llama.cpp``.
+    """
+    cut = _chunks if protocol.name == "llama.cpp" else _roll
+    prefix = np.array([] if prefix_id is None else [prefix_id], dtype=np.int64)
+    cuts = (
+        window
+        for number, document in enumerate(documents)
+        for window in cut(number, document, protocol, prefix)
+        if len(window.targets)
+    )
+    windows = [replace(window, number=number) for number, window in enumerate(cuts)]
+    if not windows:
+        longest = max((len(document.ids) for document in documents), default=0)
+        raise CorpusError(
+            f"nothing to score: the longest document has {longest} tokens and scoring starts after "
+            f"{protocol.score_from + 1}; give more text, --bos document or a lower --score-from"
+        )
+    return WindowTable(documents=tuple(documents), windows=tuple(windows))
+
+
+def _roll(
+    number: int, document: TokenizedDocument, protocol: Protocol, prefix: IntArray
+) -> Iterator[Window]:
+    """Runs of ``context`` inputs, each predicting its successor.
+
+    The last input of a run predicts the first token of the next, so that every token but the first
+    is scored, and the first too where a BOS stands before it.
+    """
+    begins_with_bos = protocol.bos != "none"
+    ids = np.concatenate([prefix, document.ids]) if begins_with_bos else document.ids
+    shift = 1 if begins_with_bos else 0
+    start, scored_to = 0, 0  # rows of `ids`: row i predicts ids[i + 1]
+    while scored_to < len(ids) - 1:
+        repeats_bos = protocol.bos == "window" and start > 0
+        length = protocol.context - 1 if repeats_bos else protocol.context
+        stop = min(start + length, len(ids) - 1)
+        lead = prefix if repeats_bos else prefix[:0]
+        first = max(scored_to, start + max(0, protocol.score_from - len(lead)))
+        yield Window(
+            document=number,
+            inputs=np.concatenate([lead, ids[start:stop]]),
+            score_from=first - start + len(lead),
+            targets=ids[first + 1 : stop + 1],
+            position=first + 1 - shift,
+        )
+        scored_to = stop
+        start = max(start + 1, stop - (protocol.context - protocol.stride))
+
+
+def _chunks(
+    number: int, document: TokenizedDocument, protocol: Protocol, prefix: IntArray
+) -> Iterator[Window]:
+    """llama.cpp's disjoint chunks: the first half is context only, the remainder is dropped.
+
+    The text has a BOS in front if the tokenizer adds one, and a BOS takes the place of the first
+    token of every chunk.
+    """
+    context = protocol.context
+    with_bos = protocol.bos == "window"
+    ids = np.concatenate([prefix, document.ids]) if with_bos else document.ids
+    if len(ids) < 2 * context:
+        raise CorpusError(
+            f"{document.name} has {len(ids)} tokens, and --protocol llama.cpp needs "
+            f"{2 * context} (twice --context {context}); give more text or a smaller --context"
+        )
+    for start in range(0, len(ids) - context + 1, context):
+        inputs = ids[start : start + context].copy()
+        if with_bos:
+            inputs[0] = prefix[0]
+        first = start + protocol.score_from + 1
+        yield Window(
+            document=number,
+            inputs=inputs,
+            score_from=protocol.score_from,
+            targets=ids[first : start + context],
+            position=first - (1 if with_bos else 0),
+        )
+
+
+def plan_batches(windows: Sequence[Window], budget: int) -> list[list[int]]:
+    """Numbers of windows that are read together: equal in length, at most ``budget`` ids in all.
+
+    Equal lengths need no padding. A window longer than the budget is a batch of its own. The plan
+    depends on the windows alone, so that every source of a run sees the same batches.
+    """
+    batches: list[list[int]] = []
+    by_length = sorted(range(len(windows)), key=lambda i: -len(windows[i].inputs))
+    for number in by_length:
+        length = len(windows[number].inputs)
+        last = batches[-1] if batches else []
+        if last and len(windows[last[0]].inputs) == length and (len(last) + 1) * length <= budget:
+            last.append(number)
+        else:
+            batches.append([number])
+    return batches
