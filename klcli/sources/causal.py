@@ -1,0 +1,305 @@
+"""A Hugging Face causal language model: a Hub id, a folder, or a GGUF file."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from klcli.errors import SourceError
+from klcli.sources.options import LoadOptions
+from klcli.sources.rows import HeadRows, Rows, TensorRows, block_rows
+from klcli.text.vocabulary import Vocabulary
+from klcli.text.windows import Window
+
+Head = Callable[[Tensor], Tensor]
+
+PROBE_SHAPE = (2, 32)
+EXACT_ENOUGH = 1e-7
+"""Nats. A head applied apart from its model may differ from it by this, or by twice what the model
+differs from itself in another batch shape, whichever is more."""
+
+
+class CausalSource:
+    """A causal model that predicts the next token at every position of a window.
+
+    Where the model allows it the body runs once a batch and the output head a block of rows at a
+    time, so that the logits of a whole batch never exist; a probe at load proves that this gives
+    the model's own logits. Otherwise (``separates_head`` is False) a batch's logits are held whole.
+    """
+
+    windows = None
+
+    def __init__(
+        self, name: str, model: Any, vocabulary: Vocabulary, revision: str | None = None
+    ) -> None:
+        self.name = name
+        self.vocabulary = vocabulary
+        self._model = model
+        self._embeddings = model.get_output_embeddings()
+        self.device: torch.device = model.device
+        self._head, self.width, self._dtype = self._prove_head()
+        self.longest = _longest_window(model.config)
+        self.provenance: dict[str, Any] = {
+            "source": name,
+            "kind": "causal",
+            "revision": revision or getattr(model.config, "_commit_hash", None),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "architecture": type(model).__name__,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "vocabulary_width": self.width,
+            "tokenizer": vocabulary.fingerprint,
+        }
+
+    @property
+    def separates_head(self) -> bool:
+        """Whether the output head is applied block by block."""
+        return self._head is not None
+
+    def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[Rows]:
+        """The scored rows of each batch, window by window. All windows of a batch have one length.
+
+        Raises:
+            SourceError: the model fails on a batch.
+        """
+        for batch in batches:
+            ids = torch.stack([torch.from_numpy(window.inputs) for window in batch])
+            yield self._rows_of(ids.to(self.device), batch)
+
+    @torch.inference_mode()
+    def _rows_of(self, ids: Tensor, batch: Sequence[Window]) -> Rows:
+        try:
+            states = self._logits(ids) if self._head is None else self._hidden(ids)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise SourceError(
+                f"{self.name} fails on a batch of {ids.shape[0]} x {ids.shape[1]} tokens: "
+                f"{_first_line(error)}; try a smaller --batch-tokens or --context"
+            ) from error
+        scored = torch.cat(
+            [
+                states[i, window.score_from : window.score_from + len(window.targets)]
+                for i, window in enumerate(batch)
+            ]
+        )
+        if self._head is None:
+            return TensorRows(scored)
+        return HeadRows(scored, self._head, block_rows(self.width, self._dtype.itemsize))
+
+    def _logits(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self._model(input_ids=ids, use_cache=False).logits
+        return logits
+
+    def _hidden(self, ids: Tensor) -> Tensor:
+        """What the output head is given: (windows, positions, d).
+
+        The head itself is handed one position only, so that the model's own product costs nothing.
+        """
+        captured: list[Tensor] = []
+
+        def keep(_module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            captured.append(args[0])
+            return (args[0][:, -1:], *args[1:])
+
+        with self._embeddings.register_forward_pre_hook(keep):
+            self._model(input_ids=ids, use_cache=False)
+        if len(captured) != 1 or captured[0].shape[:2] != ids.shape:
+            raise ValueError("the output head is not applied once to every position")
+        return captured[0]
+
+    @torch.inference_mode()
+    def _prove_head(self) -> tuple[Head | None, int, torch.dtype]:
+        """The head apart if it gives the model's own logits, and their width and dtype."""
+        generator = torch.Generator().manual_seed(0)
+        top = min(self._model.config.get_text_config().vocab_size, self.vocabulary.size)
+        ids = torch.randint(0, top, PROBE_SHAPE, generator=generator).to(self.device)
+        whole = self._logits(ids)
+        width = whole.shape[-1]
+        if not isinstance(self._embeddings, torch.nn.Module):
+            return None, width, whole.dtype
+        try:
+            hidden = self._hidden(ids)
+        except (ValueError, TypeError, IndexError):
+            return None, width, whole.dtype
+        head = _head_of(self._embeddings, self._model.config, whole.dtype)
+        rows = HeadRows(hidden.flatten(0, 1), head, block_rows(width, whole.dtype.itemsize))
+        apart = rows.block(0, len(rows))
+        alone = torch.cat([self._logits(one[None]) for one in ids]).flatten(0, 1)
+        noise = _largest_kl(whole.flatten(0, 1), alone)
+        proved = _largest_kl(whole.flatten(0, 1), apart) <= max(EXACT_ENOUGH, 2 * noise)
+        return (head if proved else None), width, whole.dtype
+
+
+def load_causal(spec: str, options: LoadOptions) -> CausalSource:
+    """Load a causal language model and its tokenizer.
+
+    ``spec`` is a folder, a ``.gguf`` file, or a Hub id.
+
+    Raises:
+        SourceError: there is no such model, it is no causal LM, weights are missing, or it has no
+            fast tokenizer.
+    """
+    place, gguf = _locate(spec)
+    shared: dict[str, Any] = {
+        "revision": options.revision,
+        "trust_remote_code": options.trust_remote_code,
+        **gguf,
+    }
+    with _quiet_transformers(), _loading(spec):
+        if not gguf:
+            _check_causal(spec, transformers.AutoConfig.from_pretrained(place, **shared))
+        model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            place,
+            dtype=_dtype(options.dtype, is_gguf=bool(gguf)),
+            output_loading_info=True,
+            **shared,
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, **shared)
+    if missing := sorted(loaded["missing_keys"]):
+        raise SourceError(
+            f"{spec} lacks {len(missing)} weights of a {type(model).__name__}, first {missing[0]}: "
+            "give a complete causal language model"
+        )
+    with _loading(spec):
+        model.to(_device(options.device)).eval()
+    return CausalSource(spec, model, vocabulary_of(tokenizer, spec), options.revision)
+
+
+def vocabulary_of(tokenizer: Any, name: str) -> Vocabulary:
+    """The vocabulary of a Hugging Face tokenizer.
+
+    Raises:
+        SourceError: it is not a fast tokenizer, which alone knows where its tokens lie in the text.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise SourceError(f"{name}: its tokenizer has no fast form (tokenizer.json); convert it")
+    return Vocabulary(backend, bos_id=tokenizer.bos_token_id, eos_id=tokenizer.eos_token_id)
+
+
+def load_tokenizer(spec: str, options: LoadOptions) -> Vocabulary:
+    """Only the tokenizer of a model: a folder, a ``.gguf`` file, or a Hub id.
+
+    Raises:
+        SourceError: there is none.
+    """
+    place, gguf = _locate(spec)
+    with _quiet_transformers(), _loading(spec):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            place, trust_remote_code=options.trust_remote_code, **gguf
+        )
+    return vocabulary_of(tokenizer, spec)
+
+
+def _locate(spec: str) -> tuple[str, dict[str, Any]]:
+    """Where transformers shall look, and the extra arguments of a GGUF file."""
+    path = Path(spec)
+    if path.is_file() and path.suffix == ".gguf":
+        return str(path.parent), {"gguf_file": path.name}
+    if path.is_dir():
+        if not list(path.glob("*.json")):
+            raise SourceError(f"the folder {spec} holds no model: it has no config.json")
+        return spec, {}
+    if path.exists():
+        raise SourceError(f"{spec} is neither a model nor a logit file that klcli knows")
+    if path.suffix == ".gguf" or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", spec):
+        raise SourceError(f"no model at {spec!r}: there is no such file or folder")
+    return spec, {}
+
+
+@contextlib.contextmanager
+def _loading(spec: str) -> Iterator[None]:
+    """Loaders raise whatever they like: say which model it was, and keep the cause."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except OSError as error:
+        raise SourceError(
+            f"cannot load {spec!r}: it is no file or folder here, and no model of that name could "
+            f"be had from the Hub or its cache ({_first_line(error)})"
+            if not Path(spec).exists()
+            else f"cannot load {spec}: {_first_line(error)}"
+        ) from error
+    except Exception as error:
+        raise SourceError(
+            f"cannot load {spec}: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def _check_causal(spec: str, config: Any) -> None:
+    architectures = getattr(config, "architectures", None) or []
+    if getattr(config, "is_encoder_decoder", False):
+        raise SourceError(f"{spec} is an encoder-decoder model; klcli compares causal models")
+    if architectures and all("MaskedLM" in name for name in architectures):
+        raise SourceError(f"{spec} is a masked model ({architectures[0]}); give a causal model")
+
+
+def _dtype(name: str, *, is_gguf: bool) -> Any:
+    if name == "auto":
+        # A GGUF file is dequantised on loading: only float32 keeps what it held.
+        return torch.float32 if is_gguf else "auto"
+    return getattr(torch, name)
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _longest_window(config: Any) -> int | None:
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else None
+
+
+def _head_of(embeddings: torch.nn.Module, config: Any, dtype: torch.dtype) -> Head:
+    """The output embeddings, and what some families do to the logits behind them."""
+    text = config.get_text_config()
+    softcap = getattr(text, "final_logit_softcapping", None)
+    multiplier = getattr(text, "logit_scale", None)
+    divisor = getattr(text, "logits_scaling", None)
+
+    def head(hidden: Tensor) -> Tensor:
+        logits: Tensor = embeddings(hidden)
+        if multiplier is not None:
+            logits = logits * multiplier
+        if divisor is not None:
+            logits = logits / divisor
+        if softcap is not None:
+            logits = torch.tanh(logits / softcap) * softcap
+        return logits.to(dtype)
+
+    return head
+
+
+def _largest_kl(p: Tensor, q: Tensor) -> float:
+    """The largest KL (nats) of rows of logits (rows, vocabulary), by the direct float64 sum."""
+    log_p = torch.log_softmax(p.cpu().double(), dim=-1)
+    log_q = torch.log_softmax(q.cpu().double(), dim=-1)
+    return float((log_p.exp() * (log_p - log_q)).nan_to_num(0.0).sum(dim=-1).max())
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars or advice of transformers on our stderr while it loads."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,24 @@
+"""How a source is opened."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+Values = Literal["auto", "logits", "log_probs", "probs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How one source is opened. What does not apply to its kind is ignored.
+
+    ``dtype``, ``device``, ``revision`` and ``trust_remote_code`` are for models; ``token_ids`` (a
+    ``.npy`` file), ``tokenizer`` (a model whose tokenizer it is) and ``values`` for logit files.
+    """
+
+    dtype: DtypeName = "auto"
+    device: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    token_ids: str | None = None
+    tokenizer: str | None = None
+    values: Values = "auto"
