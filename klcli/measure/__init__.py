@@ -1,0 +1,1 @@
+"""How two predictions differ, token by token."""

@@ -1,0 +1,374 @@
+"""What both sides are asked about: the tokens, windows and ids that they share.
+
+Two live models: the windows come from the corpus and the reference's tokenizer, once the two
+vocabularies are found equal. With a logit file they come from the file, and a live model follows.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from klcli.errors import MismatchError, Notice, UsageError
+from klcli.text import windows
+from klcli.text.corpus import Corpus, DocumentSplit, read_corpus
+from klcli.text.vocabulary import NumberedTokens, TokenNames, Vocabulary, check_same_vocabulary
+from klcli.text.windows import (
+    Bos,
+    ProtocolName,
+    SpecialTokens,
+    TokenizedDocument,
+    WindowTable,
+    choose_protocol,
+    plan_windows,
+)
+
+
+class Side(Protocol):
+    """What aligning needs to know of a source."""
+
+    name: str
+    width: int
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens that a live model can read at once; None without a limit."""
+        ...
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The tokenizer, None for a file that has none."""
+        ...
+
+    @property
+    def windows(self) -> WindowTable | None:
+        """The windows that the source brings; None for a live model, which takes any."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Which tokens a user wants scored: the options of the same names."""
+
+    protocol: ProtocolName | None = None
+    context: int | None = None
+    stride: int | None = None
+    score_from: int | None = None
+    bos: Bos = "auto"
+    special_tokens: SpecialTokens | None = None
+    documents: DocumentSplit = "file"
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alignment:
+    """What is scored, settled.
+
+    ``protocol`` is how the windows came about, as the report shows it. Ids from ``vocabulary_size``
+    on stand for no token.
+    """
+
+    table: WindowTable
+    corpora: tuple[Corpus, ...]
+    protocol: dict[str, Any]
+    names: TokenNames
+    vocabulary_size: int
+    notices: tuple[Notice, ...]
+
+
+def align(sides: Sequence[Side], corpora: Sequence[str], scope: Scope) -> Alignment:
+    """Settle which tokens one source, or two, are scored on.
+
+    Raises:
+        UsageError: a corpus is missing, or an option does not apply.
+        CorpusError: a corpus cannot be read or is too short.
+        MismatchError: the sides do not share a vocabulary, their tokens or their windows.
+    """
+    notices = [*_check_vocabularies(sides), *_check_widths(sides)]
+    found = _from_files(sides, corpora, scope) or _from_corpora(sides, corpora, scope)
+    table = found.table.limited(scope.limit)
+    _check_ids(table, sides)
+    return replace(found, table=table, notices=(*notices, *found.notices))
+
+
+def _from_corpora(sides: Sequence[Side], paths: Sequence[str], scope: Scope) -> Alignment:
+    vocabulary = sides[0].vocabulary
+    if not paths or vocabulary is None:
+        raise UsageError("name a CORPUS: a text file, or - for stdin")
+    limits = [side.longest for side in sides if side.longest is not None]
+    protocol = choose_protocol(
+        scope.protocol or "rolling",
+        vocabulary=vocabulary,
+        longest=min(limits, default=None),
+        context=scope.context,
+        stride=scope.stride,
+        score_from=scope.score_from,
+        bos=scope.bos,
+        special_tokens=scope.special_tokens,
+    )
+    corpora = tuple(read_corpus(path, scope.documents) for path in paths)
+    documents = _tokenize(corpora, vocabulary, protocol)
+    return Alignment(
+        table=plan_windows(documents, protocol, vocabulary.prefix_id),
+        corpora=corpora,
+        protocol={
+            "name": protocol.name,
+            "context": protocol.context,
+            "stride": protocol.stride,
+            "score_from": protocol.score_from,
+            "bos": protocol.bos,
+            "special_tokens": protocol.special_tokens,
+            "documents": scope.documents,
+            "limit": scope.limit,
+        },
+        names=vocabulary,
+        vocabulary_size=vocabulary.size,
+        notices=tuple(_special_strings(corpora, vocabulary, protocol.special_tokens)),
+    )
+
+
+def _tokenize(
+    corpora: Iterable[Corpus], vocabulary: Vocabulary, protocol: windows.Protocol
+) -> list[TokenizedDocument]:
+    return [
+        windows.tokenize(
+            document.text,
+            name=document.name,
+            corpus=number,
+            vocabulary=vocabulary,
+            protocol=protocol,
+        )
+        for number, corpus in enumerate(corpora)
+        for document in corpus.documents
+    ]
+
+
+def _special_strings(
+    corpora: Sequence[Corpus], vocabulary: Vocabulary, treatment: str
+) -> list[Notice]:
+    texts = [document.text for corpus in corpora for document in corpus.documents]
+    counts = {s: sum(text.count(s) for text in texts) for s in vocabulary.special_strings}
+    if not (hits := sum(counts.values())):
+        return []
+    most = max(counts, key=lambda string: counts[string])
+    how = "text" if treatment == "text" else "special tokens"
+    message = (
+        f"{hits} strings of special tokens stand in the text, such as {most}, and were read as "
+        f"{how}; --special-tokens says which"
+    )
+    return [Notice(code="special_tokens_in_text", message=message)]
+
+
+def _from_files(sides: Sequence[Side], paths: Sequence[str], scope: Scope) -> Alignment | None:
+    tables = [(side.name, side.windows) for side in sides if side.windows is not None]
+    if not tables:
+        return None
+    name, table = next(((n, t) for n, t in tables if _has_tokens(t)), tables[0])
+    _refuse_window_options(name, scope)
+    notices = []
+    for other_name, other in tables:
+        if _has_tokens(other):
+            _check_same_windows(name, table, other_name, other)
+        else:
+            _check_same_shape(name, table, other_name, other)
+            notices.append(_no_tokens(other_name))
+    for side in sides:
+        if side.windows is None:
+            _check_can_follow(side, name, table)
+    vocabulary = next((side.vocabulary for side in sides if side.vocabulary is not None), None)
+    corpora = tuple(read_corpus(path, scope.documents) for path in paths)
+    if corpora:
+        table = _with_text(table, name, corpora, vocabulary, scope)
+    width = min(side.width for side in sides)
+    return Alignment(
+        table=table,
+        corpora=corpora,
+        protocol=_protocol_of_file(table, scope),
+        names=vocabulary or NumberedTokens(width),
+        vocabulary_size=vocabulary.size if vocabulary else width,
+        notices=tuple(notices),
+    )
+
+
+def _protocol_of_file(table: WindowTable, scope: Scope) -> dict[str, Any]:
+    first = table.windows[0]
+    return {
+        "name": "file",
+        "context": len(first.inputs),
+        "stride": None,
+        "score_from": first.score_from,
+        "bos": None,
+        "special_tokens": None,
+        "documents": None,
+        "limit": scope.limit,
+    }
+
+
+def _has_tokens(table: WindowTable) -> bool:
+    return bool((table.windows[0].inputs >= 0).all())
+
+
+def _no_tokens(name: str) -> Notice:
+    return Notice(
+        code="no_tokens",
+        message=f"{name} does not say which tokens it is about: nothing shows that the two sides "
+        "speak of the same text; add an array named tokens, or --token-ids",
+    )
+
+
+def _refuse_window_options(name: str, scope: Scope) -> None:
+    given = {
+        "--protocol": scope.protocol,
+        "--context": scope.context,
+        "--stride": scope.stride,
+        "--score-from": scope.score_from,
+        "--bos": None if scope.bos == "auto" else scope.bos,
+    }
+    named = [option for option, value in given.items() if value is not None]
+    if named:
+        raise UsageError(f"the windows come from {name}: leave out {', '.join(named)}")
+
+
+def _check_same_shape(name: str, table: WindowTable, other_name: str, other: WindowTable) -> None:
+    shapes = [(len(t.windows), len(t.windows[0].inputs)) for t in (table, other)]
+    if shapes[0] != shapes[1]:
+        raise MismatchError(
+            f"{name} has {_shape(shapes[0])} and {other_name} has {_shape(shapes[1])}: "
+            "give two files made from the same windows"
+        )
+
+
+def _shape(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} windows of {shape[1]} rows"
+
+
+def _check_same_windows(name: str, table: WindowTable, other_name: str, other: WindowTable) -> None:
+    _check_same_shape(name, table, other_name, other)
+    for left, right in zip(table.windows, other.windows, strict=True):
+        if left.score_from != right.score_from:
+            raise MismatchError(
+                f"window {left.number} is scored from row {left.score_from} in {name} and from row "
+                f"{right.score_from} in {other_name}: give files with the same score_from"
+            )
+        length = min(len(left.targets), len(right.targets))
+        for what in ("inputs", "targets"):
+            a, b = getattr(left, what)[: len(left.inputs)], getattr(right, what)
+            known = (a >= 0) & (b >= 0) if len(a) == len(b) else np.zeros(length, dtype=np.bool_)
+            if (wrong := np.flatnonzero(known & (a != b))).size:
+                at = int(wrong[0])
+                raise MismatchError(
+                    f"the tokens differ: {what} {at} of window {left.number} is id {a[at]} in "
+                    f"{name} and id {b[at]} in {other_name}; give two files made from one text"
+                )
+
+
+def _check_can_follow(side: Side, name: str, table: WindowTable) -> None:
+    if not _has_tokens(table):
+        raise MismatchError(
+            f"{name} holds no token ids, so {side.name} cannot be run on its windows: add an array "
+            "named tokens to the file, or give --token-ids"
+        )
+    longest = max(len(window.inputs) for window in table.windows)
+    if side.longest is not None and longest > side.longest:
+        raise MismatchError(
+            f"{name} has windows of {longest} tokens and {side.name} can read {side.longest}: make "
+            "the file with shorter windows"
+        )
+
+
+def _with_text(
+    table: WindowTable,
+    name: str,
+    corpora: Sequence[Corpus],
+    vocabulary: Vocabulary | None,
+    scope: Scope,
+) -> WindowTable:
+    """The table with the corpus' text behind its tokens, once they are found equal."""
+    if vocabulary is None:
+        raise UsageError(
+            f"{name} brings its own tokens; to hold them against a CORPUS give --tokenizer"
+        )
+    parse = scope.special_tokens == "parse"
+    texts = [
+        (number, document.name, vocabulary.encode(document.text, parse_special=parse))
+        for number, corpus in enumerate(corpora)
+        for document in corpus.documents
+    ]
+    if len(texts) != len(table.documents):
+        raise MismatchError(
+            f"the corpus has {len(texts)} documents and {name} has {len(table.documents)}: "
+            "give the text that the file was made from, or none"
+        )
+    documents = []
+    for document, (number, text_name, encoding) in zip(table.documents, texts, strict=True):
+        length = min(len(document.ids), len(encoding.ids))
+        wrong = np.flatnonzero(document.ids[:length] != encoding.ids[:length])
+        if wrong.size or len(document.ids) != len(encoding.ids):
+            where = f"first at token {wrong[0]}" if wrong.size else "in length"
+            raise MismatchError(
+                f"{text_name} has {len(encoding.ids)} tokens and {name} has {len(document.ids)}; "
+                f"they differ {where}: give the text that the file was made from, or none"
+            )
+        documents.append(
+            TokenizedDocument(corpus=number, name=text_name, ids=document.ids, encoding=encoding)
+        )
+    return WindowTable(documents=tuple(documents), windows=table.windows)
+
+
+def _check_vocabularies(sides: Sequence[Side]) -> list[Notice]:
+    known = [(side.name, side.vocabulary) for side in sides if side.vocabulary is not None]
+    if len(known) < 2:
+        return []
+    (left_name, left), (right_name, right) = known
+    differences = check_same_vocabulary(left, right, (left_name, right_name))
+    return [Notice(code="special_tokens_differ", message=message) for message in differences]
+
+
+def _check_widths(sides: Sequence[Side]) -> list[Notice]:
+    """Where one side is wider its last ids must be padding: cut, and the rest renormalised."""
+    widths = [side.width for side in sides]
+    if len(set(widths)) == 1:
+        return []
+    common = min(widths)
+    for side in sides:
+        lost = _tokens_beyond(side.vocabulary, common)
+        if lost:
+            raise MismatchError(
+                f"{sides[0].name} predicts {widths[0]} ids and {sides[1].name} {widths[1]}, and "
+                f"{len(lost)} ids beyond {common} stand for tokens, first {lost[0]!r}: compare "
+                "models of one vocabulary"
+            )
+    wider = sides[int(np.argmax(widths))]
+    message = (
+        f"{sides[0].name} predicts {widths[0]} ids and {sides[1].name} {widths[1]}: the last "
+        f"{wider.width - common} of {wider.name} were cut and the rest renormalised"
+    )
+    return [Notice(code="padded_vocabulary", message=message)]
+
+
+def _tokens_beyond(vocabulary: Vocabulary | None, width: int) -> list[str]:
+    if vocabulary is None:
+        return []
+    return [token for i, token in sorted(vocabulary.ordinary_tokens().items()) if i >= width]
+
+
+def _check_ids(table: WindowTable, sides: Sequence[Side]) -> None:
+    """Every id that occurs must exist on both sides, and mean the same on both."""
+    occurring = np.unique(
+        np.concatenate([array for w in table.windows for array in (w.inputs, w.targets)])
+    )
+    for side in sides:
+        if occurring[-1] >= side.width:
+            raise MismatchError(
+                f"the text has token id {occurring[-1]} and {side.name} predicts only "
+                f"{side.width} ids: give the tokenizer that belongs to the model"
+            )
+    vocabularies = [side.vocabulary for side in sides if side.vocabulary is not None]
+    for token_id in occurring[occurring >= 0].tolist() if len(vocabularies) == 2 else []:
+        strings = [vocabulary.string(token_id) for vocabulary in vocabularies]
+        if strings[0] != strings[1]:
+            raise MismatchError(
+                f"token id {token_id} occurs in the text; it is {strings[0]!r} in {sides[0].name} "
+                f"and {strings[1]!r} in {sides[1].name}: compare models that share a tokenizer"
+            )

@@ -1,0 +1,126 @@
+"""TokenScores: what was measured, one row a scored token."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from klcli.text.vocabulary import Encoding
+from klcli.text.windows import WindowTable
+
+Column = npt.NDArray[Any]
+
+PLACE_COLUMNS: dict[str, type] = {
+    "document": np.int32,
+    "window": np.int32,
+    "position": np.int64,
+    "token_id": np.int32,
+    "byte_start": np.int64,
+    "byte_end": np.int64,
+    "words": np.int32,
+    "excluded": np.bool_,
+}
+"""Where a token stands. ``token_id`` is -1 where it is not known; bytes of the text, and ``words``
+that begin in the token, are -1 where the text is not known. ``excluded``: a row held NaN or +inf,
+so nothing about this token counts."""
+
+PREDICTION_COLUMNS: dict[str, type] = {
+    "nll": np.float64,
+    "rank": np.int32,
+    "entropy": np.float64,
+    "top1": np.int32,
+    "confidence": np.float64,
+}
+"""What one model says of a token; in a comparison once for each side, as ``nll_reference`` …"""
+
+DIVERGENCE_COLUMNS: dict[str, type] = {
+    "kl": np.float64,
+    "kl_reverse": np.float64,
+    "jsd": np.float64,
+    "tv": np.float64,
+    "nll_difference": np.float64,
+    "delta_p": np.float64,
+    "overlap_5": np.float64,
+}
+"""How the two sides of a comparison differ at a token."""
+
+SIDES = ("reference", "candidate")
+
+
+def score_columns(*, paired: bool) -> dict[str, type]:
+    """Every column of a comparison (``paired``) or of one model, with its type."""
+    if not paired:
+        return PLACE_COLUMNS | PREDICTION_COLUMNS
+    sides = {f"{name}_{side}": t for side in SIDES for name, t in PREDICTION_COLUMNS.items()}
+    return PLACE_COLUMNS | DIVERGENCE_COLUMNS | sides
+
+
+def bytes_per_token(*, paired: bool) -> int:
+    """What one scored token costs in memory."""
+    return sum(np.dtype(t).itemsize for t in score_columns(paired=paired).values())
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """Equal-length columns, one row a scored token, in reading order."""
+
+    columns: Mapping[str, Column]
+
+    def __len__(self) -> int:
+        return len(self.columns["token_id"])
+
+    def __getitem__(self, name: str) -> Column:
+        return self.columns[name]
+
+    @property
+    def paired(self) -> bool:
+        """Whether two models were compared."""
+        return "kl" in self.columns
+
+
+@dataclass(frozen=True, slots=True)
+class Alternatives:
+    """The most probable tokens of some scored tokens, best first.
+
+    ``index`` (kept,) says which rows of TokenScores they belong to, ascending; for each side there
+    are ``ids`` and ``probabilities`` (kept, k).
+    """
+
+    index: npt.NDArray[np.int64]
+    ids: Mapping[str, npt.NDArray[np.int64]]
+    probabilities: Mapping[str, npt.NDArray[np.float64]]
+
+    def row_of(self, token: int) -> int | None:
+        """The row that belongs to a scored token, None if it was not kept."""
+        row = int(np.searchsorted(self.index, token))
+        return row if row < len(self.index) and self.index[row] == token else None
+
+
+def empty_scores(table: WindowTable, *, paired: bool) -> TokenScores:
+    """Scores with every token's place filled in and nothing measured yet."""
+    columns: dict[str, Column] = {
+        name: np.empty(table.tokens, dtype=t) for name, t in score_columns(paired=paired).items()
+    }
+    columns["excluded"][:] = False
+    texts = [_text_columns(document.encoding) for document in table.documents]
+    start = 0
+    for number, window in enumerate(table.windows):
+        stop = start + len(window.targets)
+        places = np.arange(window.position, window.position + len(window.targets))
+        columns["document"][start:stop] = window.document
+        columns["window"][start:stop] = number
+        columns["position"][start:stop] = places
+        columns["token_id"][start:stop] = window.targets
+        for name, values in texts[window.document].items():
+            # A row whose target is not known may stand after the last token.
+            columns[name][start:stop] = -1 if values is None else values.take(places, mode="clip")
+        start = stop
+    return TokenScores(columns)
+
+
+def _text_columns(encoding: Encoding | None) -> dict[str, npt.NDArray[np.int64] | None]:
+    if encoding is None:
+        return dict.fromkeys(("byte_start", "byte_end", "words"))
+    return {"byte_start": encoding.starts, "byte_end": encoding.ends, "words": encoding.words}
