@@ -1,0 +1,34 @@
+"""klcli tells whether two language models still predict the same thing.
+
+>>> from klcli import compare, perplexity
+>>> report = compare("model-a", "model-b", "corpus.txt")    # doctest: +SKIP
+>>> report.metrics["kl"]["mean"]                            # doctest: +SKIP
+
+``compare`` and ``perplexity`` take the options of the command of the same name as keyword arguments
+and return a ``Report``. Importing klcli loads neither torch nor transformers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from klcli.api import compare, perplexity
+    from klcli.errors import KlcliError
+    from klcli.judge.report import Report
+
+__version__ = "0.1.0"
+
+__all__ = ["KlcliError", "Report", "__version__", "compare", "perplexity"]
+
+_HOMES = {
+    "compare": "klcli.api",
+    "perplexity": "klcli.api",
+    "KlcliError": "klcli.errors",
+    "Report": "klcli.judge.report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'klcli' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

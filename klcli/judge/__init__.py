@@ -1,0 +1,1 @@
+"""What the scores mean: estimates, outliers, gates, and the one finished report."""

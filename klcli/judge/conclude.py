@@ -1,0 +1,288 @@
+"""From what the loop found to the finished report."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from klcli.errors import Notice
+from klcli.judge import gate, outliers, statistics
+from klcli.judge.gate import Gate
+from klcli.judge.report import Command, CorpusResult, Outlier, Report, Tokens
+from klcli.measure.align import Alignment
+from klcli.measure.evaluate import Evaluation
+from klcli.measure.scores import SIDES, TokenScores
+from klcli.text.vocabulary import readable
+
+Bools = npt.NDArray[np.bool_]
+
+CONTEXT_TOKENS = 8
+"""How many tokens before and after an outlier are shown."""
+PADDED_MASS = 1e-6
+FEW_CLUSTERS = 20
+CONCENTRATED = 0.5
+"""Share of the KL in the top hundredth of the tokens that is worth a notice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """Under which conditions a run took place, as the report states them."""
+
+    models: Mapping[str, Mapping[str, Any]]
+    environment: Mapping[str, Any]
+
+
+def conclude(
+    evaluation: Evaluation,
+    alignment: Alignment,
+    conditions: Conditions,
+    *,
+    gates: Sequence[Gate],
+    allow_excluded: bool,
+    shown_outliers: int,
+) -> Report:
+    """Estimate, find the outliers, judge the gates, and put it all into one report."""
+    scores = evaluation.scores
+    cluster = statistics.cluster_tokens(scores)
+    everything = np.ones(len(scores), dtype=np.bool_)
+    metrics = statistics.summarise(scores, cluster, everything)
+    corpora = _corpus_results(scores, alignment, cluster)
+    counts = _counts(scores, alignment, everything)
+    shown, flagged = _outliers(evaluation, alignment, shown_outliers)
+    results = gate.judge(
+        gates, metrics, excluded=counts["excluded"] or 0, allow_excluded=allow_excluded
+    )
+    command: Command = "compare" if scores.paired else "perplexity"
+    return Report(
+        command=command,
+        signature=_signature(alignment, conditions, len(scores)),
+        models=conditions.models,
+        protocol=alignment.protocol,
+        environment=conditions.environment,
+        counts={**counts, "outliers": flagged} if scores.paired else counts,
+        metrics=metrics,
+        macro=_macro(corpora) if len(corpora) > 1 else None,
+        corpora=corpora,
+        outliers=shown,
+        gates=results,
+        verdict=gate.overall(results),
+        warnings=[*alignment.notices, *_notices(evaluation, counts, cluster)],
+        tokens=_tokens(scores, alignment),
+    )
+
+
+def _counts(scores: TokenScores, alignment: Alignment, chosen: Bools) -> dict[str, int | None]:
+    """How much was scored. ``bytes`` are those of the source text that the scored tokens cover."""
+    known = chosen & ~scores["excluded"] & (scores["token_id"] >= 0)
+    spans = scores["byte_end"][known] - scores["byte_start"][known]
+    has_text = bool(known.any()) and bool((scores["byte_end"][known] >= 0).all())
+    surprise = scores["kl" if scores.paired else "nll"][chosen]
+    return {
+        "tokens": int(chosen.sum()),
+        "windows": len(np.unique(scores["window"][chosen])),
+        "documents": len(np.unique(scores["document"][chosen])),
+        "bytes": int(spans.sum()) if has_text else None,
+        "excluded": int(scores["excluded"][chosen].sum()),
+        "infinite": int(np.isposinf(surprise).sum()),
+    }
+
+
+def _corpus_results(
+    scores: TokenScores, alignment: Alignment, cluster: npt.NDArray[np.int64]
+) -> list[CorpusResult]:
+    corpus_of = np.array([document.corpus for document in alignment.table.documents])
+    corpus = corpus_of[scores["document"]]
+    return [
+        CorpusResult(
+            name=one.name,
+            sha256=one.sha256,
+            counts=_counts(scores, alignment, corpus == number),
+            metrics=statistics.summarise(scores, cluster, corpus == number),
+        )
+        for number, one in enumerate(alignment.corpora)
+    ]
+
+
+def _macro(corpora: Sequence[CorpusResult]) -> dict[str, float | None]:
+    """Means of the corpora's means, each corpus counting the same; perplexity is exp of such."""
+    macro: dict[str, float | None] = {}
+    for name, metric in corpora[0].metrics.items():
+        if "mean" in metric:
+            means = [corpus.metrics[name]["mean"] for corpus in corpora]
+            macro[name] = _mean_of_known(means)
+    for name in [name for name in macro if name.startswith("nll")]:
+        mean = macro[name]
+        perplexity = {"nll_difference": "perplexity_ratio"}.get(
+            name, name.replace("nll", "perplexity")
+        )
+        macro[perplexity] = None if mean is None else statistics.exp(mean)
+    return macro
+
+
+def _mean_of_known(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _outliers(
+    evaluation: Evaluation, alignment: Alignment, count: int
+) -> tuple[list[Outlier], int]:
+    """The outliers to show, and how many tokens are flagged in all."""
+    scores = evaluation.scores
+    if not scores.paired:
+        return [], 0
+    standing = outliers.rate(scores)
+    chosen = outliers.choose(scores, standing, count)
+    shown = [_outlier(index, evaluation, alignment, standing) for index in chosen]
+    return shown, int(standing.flagged.sum())
+
+
+def _outlier(
+    index: int, evaluation: Evaluation, alignment: Alignment, standing: outliers.Standing
+) -> Outlier:
+    scores = evaluation.scores
+    document = alignment.table.documents[scores["document"][index]]
+    position, token_id = int(scores["position"][index]), int(scores["token_id"][index])
+    tops = {side: _top(evaluation, alignment, side, index) for side in SIDES}
+    return Outlier(
+        index=index,
+        document=document.name,
+        position=position,
+        token=_text(alignment, [token_id]),
+        token_id=token_id,
+        before=_text(alignment, document.ids[max(0, position - CONTEXT_TOKENS) : position]),
+        after=_text(alignment, document.ids[position + 1 : position + 1 + CONTEXT_TOKENS]),
+        kl=float(scores["kl"][index]),
+        score=_known(standing.score[index]),
+        flagged=bool(standing.flagged[index]),
+        nll_reference=_known(scores["nll_reference"][index]),
+        nll_candidate=_known(scores["nll_candidate"][index]),
+        top_reference=tops["reference"],
+        top_candidate=tops["candidate"],
+    )
+
+
+def _text(alignment: Alignment, ids: Sequence[int] | npt.NDArray[np.int64]) -> str:
+    return readable(alignment.names.piece(int(token_id)) for token_id in ids if token_id >= 0)
+
+
+def _top(
+    evaluation: Evaluation, alignment: Alignment, side: str, index: int
+) -> list[tuple[str, float]]:
+    kept = evaluation.alternatives
+    row = kept.row_of(index)
+    if row is None:
+        return []
+    pairs = zip(kept.ids[side][row].tolist(), kept.probabilities[side][row].tolist(), strict=True)
+    return [(_text(alignment, [token_id]), p) for token_id, p in pairs if p > 0]
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _notices(
+    evaluation: Evaluation, counts: Mapping[str, int | None], cluster: npt.NDArray[np.int64]
+) -> list[Notice]:
+    notices = []
+    if excluded := counts["excluded"]:
+        notices.append(
+            Notice(
+                code="excluded",
+                message=f"{excluded} of {counts['tokens']} tokens are left out: a model gave NaN "
+                "or +inf there; no number speaks for them",
+            )
+        )
+    if infinite := counts["infinite"]:
+        notices.append(
+            Notice(
+                code="infinite",
+                message=f"{infinite} tokens are infinitely surprising: a model gives probability 0 "
+                "to what can happen; means over them are infinite",
+            )
+        )
+    for side, mass in evaluation.padded_mass.items():
+        if mass > PADDED_MASS:
+            notices.append(
+                Notice(
+                    code="padded_mass",
+                    message=f"the {side} gives up to {mass:.2g} of its probability to ids that "
+                    "stand for no token; check that model and tokenizer belong together",
+                )
+            )
+    groups = len(np.unique(cluster))
+    if groups < FEW_CLUSTERS:
+        notices.append(
+            Notice(
+                code="few_clusters",
+                message=f"the text has {groups} independent pieces (documents, or runs of "
+                f"windows), fewer than {FEW_CLUSTERS}: intervals are rough; give more text",
+            )
+        )
+    return notices + _concentration(evaluation.scores)
+
+
+def _concentration(scores: TokenScores) -> list[Notice]:
+    if not scores.paired or len(scores) < 100:
+        return []
+    kl = np.sort(scores["kl"][np.isfinite(scores["kl"])])[::-1]
+    few = max(1, len(kl) // 100)
+    total = float(kl.sum())
+    if not len(kl) or total <= 0 or kl[:few].sum() <= CONCENTRATED * total:
+        return []
+    share = float(kl[:few].sum()) / total
+    message = (
+        f"{few} tokens ({few / len(kl):.1%}) carry {share:.0%} of the KL: look at the outliers "
+        "before you trust the mean"
+    )
+    return [Notice(code="concentrated", message=message)]
+
+
+def _signature(alignment: Alignment, conditions: Conditions, tokens: int) -> str:
+    """One line that names what was measured: equal signatures, comparable numbers."""
+    short = {"reference": "ref", "candidate": "cand", "model": "model"}
+    sides = [f"{short[role]}:{_model(model)}" for role, model in conditions.models.items()]
+    corpora = "+".join(corpus.sha256[:16] for corpus in alignment.corpora) or _hash_of(alignment)
+    protocol = alignment.protocol
+    parts = [
+        f"klcli:{conditions.environment['klcli']}",
+        *sides,
+        f"corpus:{corpora}",
+        f"protocol:{protocol['name']}",
+        f"context:{protocol['context']}",
+        f"stride:{protocol['stride']}",
+        f"score_from:{protocol['score_from']}",
+        f"bos:{protocol['bos']}",
+        f"special:{protocol['special_tokens']}",
+        f"tokens:{tokens}",
+    ]
+    return "|".join(parts)
+
+
+def _model(provenance: Mapping[str, Any]) -> str:
+    revision, dtype = provenance.get("revision"), provenance.get("dtype")
+    at = f"@{revision}" if revision else ""
+    return f"{provenance['source']}{at}{f':{dtype}' if dtype else ''}"
+
+
+def _hash_of(alignment: Alignment) -> str:
+    """Where a file brought the tokens: a hash of them in the place of the text's."""
+    digest = hashlib.sha256()
+    for window in alignment.table.windows:
+        digest.update(window.inputs.tobytes())
+        digest.update(window.targets.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _tokens(scores: TokenScores, alignment: Alignment) -> Tokens:
+    columns = [name for name in scores.columns if name.startswith("top1") or name == "token_id"]
+    ids = np.unique(np.concatenate([scores[name] for name in columns]))
+    return Tokens(
+        scores=scores,
+        texts={int(i): _text(alignment, [int(i)]) for i in ids},
+        documents=[document.name for document in alignment.table.documents],
+    )

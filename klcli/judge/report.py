@@ -1,0 +1,180 @@
+"""Report: the one finished result of a run. Every renderer takes it and computes nothing.
+
+Version 1 of the JSON shape: first release.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, cast
+
+from klcli.errors import KlcliError, Notice
+from klcli.judge.gate import GateResult, Verdict
+from klcli.judge.statistics import Metric
+from klcli.measure.scores import TokenScores
+
+FORMAT = "klcli.report"
+FORMAT_VERSION = 1
+
+Command = Literal["compare", "perplexity"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusResult:
+    """What one corpus gave by itself."""
+
+    name: str
+    sha256: str
+    counts: Mapping[str, int | None]
+    metrics: Mapping[str, Metric]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlier:
+    """A token that stands out, in its context.
+
+    ``index`` is its row among the scored tokens, ``position`` its place in the document. ``score``
+    is its robust z, None where its like are all alike. ``top_reference`` and ``top_candidate`` are
+    the most probable tokens with their probabilities, empty where they were not kept.
+    """
+
+    index: int
+    document: str
+    position: int
+    token: str
+    token_id: int
+    before: str
+    after: str
+    kl: float
+    score: float | None
+    flagged: bool
+    nll_reference: float | None
+    nll_candidate: float | None
+    top_reference: Sequence[tuple[str, float]]
+    top_candidate: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """Every scored token, with what is needed to print it: not part of the JSON report."""
+
+    scores: TokenScores
+    texts: Mapping[int, str]
+    documents: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The result of a run.
+
+    ``models`` has the keys ``reference`` and ``candidate``, or ``model``. ``metrics`` are over all
+    tokens; ``macro``, for several corpora, are means of the corpora's means. ``tokens`` is None in
+    a report that was read from a file.
+    """
+
+    command: Command
+    signature: str
+    models: Mapping[str, Mapping[str, Any]]
+    protocol: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    counts: Mapping[str, int | None]
+    metrics: Mapping[str, Metric]
+    macro: Mapping[str, float | None] | None = None
+    corpora: Sequence[CorpusResult] = ()
+    outliers: Sequence[Outlier] = ()
+    gates: Sequence[GateResult] = ()
+    verdict: Verdict | None = None
+    warnings: Sequence[Notice] = ()
+    tokens: Tokens | None = field(default=None, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data for JSON: infinities as "inf" and "-inf", NaN as None."""
+        document: dict[str, Any] = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "command": self.command,
+            "signature": self.signature,
+            **self.models,
+            "protocol": self.protocol,
+            "environment": self.environment,
+            "counts": self.counts,
+            "metrics": self.metrics,
+            "macro": self.macro,
+            "corpora": [asdict(corpus) for corpus in self.corpora],
+            "outliers": [asdict(outlier) for outlier in self.outliers],
+            "gates": [asdict(gate) for gate in self.gates],
+            "verdict": self.verdict,
+            "warnings": [asdict(warning) for warning in self.warnings],
+        }
+        return cast("dict[str, Any]", _to_plain(document))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Report":
+        """Read what ``to_dict`` wrote.
+
+        Raises:
+            KlcliError: it is no report, or one of a version this klcli does not know.
+        """
+        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+            raise KlcliError(f"this is no klcli report: its format is not {FORMAT!r}")
+        if data.get("format_version") != FORMAT_VERSION:
+            raise KlcliError(
+                f"this report has version {data.get('format_version')!r} and this klcli reads "
+                f"version {FORMAT_VERSION}: use a matching klcli"
+            )
+        try:
+            return cls._from_known(data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise KlcliError(f"this report is damaged: {error!r}") from error
+
+    @classmethod
+    def _from_known(cls, data: Mapping[str, Any]) -> "Report":
+        roles = ("model",) if data["command"] == "perplexity" else ("reference", "candidate")
+        return cls(
+            command=data["command"],
+            signature=data["signature"],
+            models={role: data[role] for role in roles},
+            protocol=data["protocol"],
+            environment=data["environment"],
+            counts=data["counts"],
+            metrics=_metrics(data["metrics"]),
+            macro=data["macro"] and {name: _number(mean) for name, mean in data["macro"].items()},
+            corpora=[
+                CorpusResult(**{**corpus, "metrics": _metrics(corpus["metrics"])})
+                for corpus in data["corpora"]
+            ],
+            outliers=[_outlier(outlier) for outlier in data["outliers"]],
+            gates=[GateResult(**{**g, "value": _number(g["value"])}) for g in data["gates"]],
+            verdict=data["verdict"],
+            warnings=[Notice(**warning) for warning in data["warnings"]],
+        )
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
+
+
+def _number(value: Any) -> float | None:
+    return {"inf": math.inf, "-inf": -math.inf}.get(value, value) if value is not None else None
+
+
+def _metrics(data: Mapping[str, Any]) -> dict[str, Metric]:
+    return {
+        name: {field: _number(value) for field, value in metric.items()}
+        for name, metric in data.items()
+    }
+
+
+def _outlier(data: Mapping[str, Any]) -> Outlier:
+    numbers = {key: _number(data[key]) for key in ("kl", "nll_reference", "nll_candidate")}
+    tops = {
+        key: [(text, probability) for text, probability in data[key]]
+        for key in ("top_reference", "top_candidate")
+    }
+    return Outlier(**{**data, **numbers, **tops})
