@@ -248,19 +248,17 @@ def _signature(alignment: Alignment, conditions: Conditions, tokens: int) -> str
     sides = [f"{short[role]}:{_model(model)}" for role, model in conditions.models.items()]
     corpora = "+".join(corpus.sha256[:16] for corpus in alignment.corpora) or _hash_of(alignment)
     protocol = alignment.protocol
-    parts = [
-        f"klcli:{conditions.environment['klcli']}",
-        *sides,
-        f"corpus:{corpora}",
-        f"protocol:{protocol['name']}",
-        f"context:{protocol['context']}",
-        f"stride:{protocol['stride']}",
-        f"score_from:{protocol['score_from']}",
-        f"bos:{protocol['bos']}",
-        f"special:{protocol['special_tokens']}",
-        f"tokens:{tokens}",
-    ]
-    return "|".join(parts)
+    named = {
+        "protocol": protocol["name"],
+        "context": protocol["context"],
+        "stride": protocol["stride"],
+        "score_from": protocol["score_from"],
+        "bos": protocol["bos"],
+        "special": protocol["special_tokens"],
+    }
+    parts = [f"{name}:{'-' if value is None else value}" for name, value in named.items()]
+    begin = [f"klcli:{conditions.environment['klcli']}", *sides, f"corpus:{corpora}"]
+    return "|".join([*begin, *parts, f"tokens:{tokens}"])
 
 
 def _model(provenance: Mapping[str, Any]) -> str:

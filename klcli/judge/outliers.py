@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from klcli.measure.scores import TokenScores
+from klcli.measure.scores import CONFIDENCE_EDGES, TokenScores
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 THRESHOLD = 3.5
-CONFIDENCE_EDGES = (0.25, 0.5, 0.75, 0.95)
 SMALLEST_BIN = 20
 NORMAL_MAD = 1.4826
 """Makes the median absolute deviation of a normal distribution its standard deviation."""

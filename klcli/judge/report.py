@@ -16,6 +16,8 @@ from klcli.measure.scores import TokenScores
 FORMAT = "klcli.report"
 FORMAT_VERSION = 1
 
+OUTLIER_NUMBERS = ("kl", "score", "nll_reference", "nll_candidate")
+
 Command = Literal["compare", "perplexity"]
 
 
@@ -172,7 +174,7 @@ def _metrics(data: Mapping[str, Any]) -> dict[str, Metric]:
 
 
 def _outlier(data: Mapping[str, Any]) -> Outlier:
-    numbers = {key: _number(data[key]) for key in ("kl", "nll_reference", "nll_candidate")}
+    numbers = {key: _number(data[key]) for key in OUTLIER_NUMBERS}
     tops = {
         key: [(text, probability) for text, probability in data[key]]
         for key in ("top_reference", "top_candidate")

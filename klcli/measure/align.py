@@ -15,6 +15,7 @@ from klcli.text import windows
 from klcli.text.corpus import Corpus, DocumentSplit, read_corpus
 from klcli.text.vocabulary import NumberedTokens, TokenNames, Vocabulary, check_same_vocabulary
 from klcli.text.windows import (
+    NO_TARGET,
     Bos,
     ProtocolName,
     SpecialTokens,
@@ -237,6 +238,12 @@ def _check_same_shape(name: str, table: WindowTable, other_name: str, other: Win
             f"{name} has {_shape(shapes[0])} and {other_name} has {_shape(shapes[1])}: "
             "give two files made from the same windows"
         )
+    for left, right in zip(table.windows, other.windows, strict=True):
+        if left.score_from != right.score_from:
+            raise MismatchError(
+                f"window {left.number} is scored from row {left.score_from} in {name} and from row "
+                f"{right.score_from} in {other_name}: give files with the same score_from"
+            )
 
 
 def _shape(shape: tuple[int, int]) -> str:
@@ -246,20 +253,13 @@ def _shape(shape: tuple[int, int]) -> str:
 def _check_same_windows(name: str, table: WindowTable, other_name: str, other: WindowTable) -> None:
     _check_same_shape(name, table, other_name, other)
     for left, right in zip(table.windows, other.windows, strict=True):
-        if left.score_from != right.score_from:
-            raise MismatchError(
-                f"window {left.number} is scored from row {left.score_from} in {name} and from row "
-                f"{right.score_from} in {other_name}: give files with the same score_from"
-            )
-        length = min(len(left.targets), len(right.targets))
         for what in ("inputs", "targets"):
-            a, b = getattr(left, what)[: len(left.inputs)], getattr(right, what)
-            known = (a >= 0) & (b >= 0) if len(a) == len(b) else np.zeros(length, dtype=np.bool_)
-            if (wrong := np.flatnonzero(known & (a != b))).size:
-                at = int(wrong[0])
+            a, b = getattr(left, what), getattr(right, what)
+            differ = (a != b) & (a != NO_TARGET) & (b != NO_TARGET)
+            if (at := np.flatnonzero(differ)).size:
                 raise MismatchError(
-                    f"the tokens differ: {what} {at} of window {left.number} is id {a[at]} in "
-                    f"{name} and id {b[at]} in {other_name}; give two files made from one text"
+                    f"the tokens differ: {what} {at[0]} of window {left.number} is id {a[at[0]]} in "
+                    f"{name} and id {b[at[0]]} in {other_name}; give two files made from one text"
                 )
 
 

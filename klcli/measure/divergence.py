@@ -10,6 +10,8 @@ from torch import Tensor
 DIRECT_ABOVE = 1e-6
 """KL (nats) above which the direct float64 sum is taken: it is off by about 1e-14 absolutely."""
 
+BELOW_ONE = 1 - 2**-53
+
 
 def log_probabilities(logits: Tensor) -> Tensor:
     """The logarithm of the probabilities: float64 (rows, vocabulary).
@@ -128,6 +130,8 @@ def _kl(p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
 def _jsd(p: Tensor, q: Tensor) -> Tensor:
     """Jensen-Shannon divergence: with t = (p-q)/(p+q), ½ Σ [p ln(1+t) + q ln(1-t)]."""
     t = ((p - q) / (p + q)).nan_to_num(0.0)
+    # Where q is beyond the digits of p, t rounds to 1 and the negligible q ln(1-t) to -inf.
+    t = t.clamp(-BELOW_ONE, BELOW_ONE)
     terms: Tensor = torch.special.xlog1py(p, t) + torch.special.xlog1py(q, -t)
     return (terms.sum(dim=-1) / 2).clamp(min=0.0)  # rounding may leave -1e-17
 

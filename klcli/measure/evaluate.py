@@ -10,14 +10,20 @@ import torch
 from torch import Tensor
 
 from klcli.measure import divergence
-from klcli.measure.scores import SIDES, Alternatives, TokenScores, empty_scores
+from klcli.measure.scores import (
+    CONFIDENCE_EDGES,
+    SIDES,
+    Alternatives,
+    TokenScores,
+    empty_scores,
+)
 from klcli.sources.rows import Rows
 from klcli.text.windows import Window, WindowTable, plan_batches
 
 TOP = 5
 """How many of the most probable tokens are compared (``overlap_5``) and shown."""
 
-KEPT_SHARE = 0.05
+KEPT_SHARE = 0.01
 CPU_SLICE = 2**17
 """How many logits the kernel takes at once on a CPU, so that its temporaries stay in the cache."""
 DEVICE_SLICE = 2**25
@@ -68,8 +74,8 @@ def evaluate(
             last ids are cut and the rest renormalised.
         batch_tokens: how many ids a model reads at once.
         vocabulary_size: ids from here on stand for no token.
-        keep: the most probable tokens are kept of this many tokens, or of the 5 % with the
-            largest KL (NLL for one source) where that is more.
+        keep: the most probable tokens are kept of this many tokens with the largest KL (NLL for
+            one source) among those of like confidence, or of 1 % of all where that is more.
         progress: told after every block.
     """
     paired = len(sources) == 2
@@ -77,6 +83,7 @@ def evaluate(
     kept = _Kept(max(keep, int(KEPT_SHARE * table.tokens)))
     padded_mass = dict.fromkeys(SIDES[: len(sources)], 0.0)
     width = min(source.width for source in sources)
+    weight, confidence = ("kl", "confidence_reference") if paired else ("nll", "confidence")
     done = 0
     for index, blocks in _aligned_blocks(table, sources, batch_tokens, width):
         targets = torch.from_numpy(scores["token_id"][index].astype(np.int64))
@@ -85,7 +92,7 @@ def evaluate(
             scores[name][index] = values.numpy()
         for side, mass in measured.padded_mass.items():
             padded_mass[side] = max(padded_mass[side], mass)
-        kept.add(index, scores["kl" if paired else "nll"][index], measured.tops)
+        kept.add(index, scores[weight][index], scores[confidence][index], measured.tops)
         done += len(index)
         if progress is not None:
             progress(done, table.tokens)
@@ -188,12 +195,17 @@ def _without_excluded(columns: dict[str, Tensor], usable: Tensor) -> dict[str, T
 
 
 class _Kept:
-    """A running choice of the tokens whose alternatives are kept: the heaviest ones."""
+    """A running choice of the tokens whose alternatives are kept.
+
+    The heaviest of each bin of confidence: whatever stands out later, over all or among its like,
+    is one of them.
+    """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._index = np.empty(0, dtype=np.int64)
         self._weight = np.empty(0)
+        self._bin = np.empty(0, dtype=np.int64)
         self._ids: dict[str, npt.NDArray[Any]] = {}
         self._probabilities: dict[str, npt.NDArray[Any]] = {}
 
@@ -201,23 +213,32 @@ class _Kept:
         self,
         index: npt.NDArray[np.int64],
         weight: npt.NDArray[np.float64],
+        confidence: npt.NDArray[np.float64],
         tops: dict[str, tuple[Tensor, Tensor]],
     ) -> None:
         self._index = np.concatenate([self._index, index])
         self._weight = np.concatenate([self._weight, np.nan_to_num(weight, nan=-np.inf)])
+        self._bin = np.concatenate([self._bin, np.digitize(confidence, CONFIDENCE_EDGES)])
         for side, (ids, probabilities) in tops.items():
             _append(self._ids, side, ids)
             _append(self._probabilities, side, probabilities)
-        if len(self._index) > 2 * self._capacity:
-            self._select(np.argsort(-self._weight, kind="stable")[: self._capacity])
+        if len(self._index) > 2 * self._capacity * (len(CONFIDENCE_EDGES) + 1):
+            self._select(self._heaviest())
 
     def finish(self) -> Alternatives:
-        heaviest = np.argsort(-self._weight, kind="stable")[: self._capacity]
+        heaviest = self._heaviest()
         self._select(heaviest[np.argsort(self._index[heaviest])])
         return Alternatives(index=self._index, ids=self._ids, probabilities=self._probabilities)
 
+    def _heaviest(self) -> npt.NDArray[np.int64]:
+        """The ``capacity`` heaviest rows of each bin."""
+        order = np.lexsort((-self._weight, self._bin))
+        first = np.searchsorted(self._bin[order], self._bin[order])
+        return order[np.arange(len(order)) - first < self._capacity]
+
     def _select(self, rows: npt.NDArray[np.int64]) -> None:
         self._index, self._weight = self._index[rows], self._weight[rows]
+        self._bin = self._bin[rows]
         self._ids = {side: ids[rows] for side, ids in self._ids.items()}
         self._probabilities = {side: p[rows] for side, p in self._probabilities.items()}
 

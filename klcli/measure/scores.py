@@ -46,6 +46,9 @@ DIVERGENCE_COLUMNS: dict[str, type] = {
 }
 """How the two sides of a comparison differ at a token."""
 
+CONFIDENCE_EDGES = (0.25, 0.5, 0.75, 0.95)
+"""Where bins of ``confidence`` end: tokens of one bin are held against each other."""
+
 SIDES = ("reference", "candidate")
 
 

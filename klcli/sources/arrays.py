@@ -5,12 +5,13 @@ it, so its target is token i+1. ``tokens`` has as many entries as there are rows
 known of the last row's target) or one more. Values stay on disk: only the rows of a batch are read.
 """
 
+import contextlib
 import pickle
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,9 @@ from klcli.text.windows import NO_TARGET, TokenizedDocument, Window, WindowTable
 ValueKind = Literal["logits", "log_probs", "probs"]
 VALUE_KINDS: tuple[ValueKind, ...] = ("logits", "log_probs", "probs")
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+NPY_MAGIC = b"\x93NUMPY"
+PICKLE_MAGIC = b"\x80"
 
 SUM_TOLERANCE = 1e-3
 """How far a row of probabilities may be from summing to 1."""
@@ -182,23 +186,40 @@ def _open_arrays(path: Path) -> Mapping[str, Values]:
         ".safetensors": _open_safetensors,
         ".pt": _open_torch,
     }
-    try:
+    with _reading(str(path)):
         return openers[path.suffix](path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if "pickle" in str(error).lower():
-            raise SourceError(
-                f"{path} holds a pickle, which could run code: save plain numeric arrays"
-            ) from error
-        raise SourceError(f"cannot read {path}: {error}") from error
-    except (safetensors.SafetensorError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise SourceError(
-            f"cannot read {path}: {reason} (only tensors are read, a pickle never runs)"
-        ) from error
+
+
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """A broken file may break its reader in any way: name the file, and keep the cause."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError) or "Python objects" in reason:
+            reason = (
+                "it holds a pickle, which could run code; a pickle never runs here, save arrays"
+            )
+        raise SourceError(f"cannot read {what}: {reason}") from error
 
 
 def _open_npy(path: Path) -> dict[str, npt.NDArray[Any]]:
-    return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+    return {"": _map_npy(path)}
+
+
+def _map_npy(path: Path) -> npt.NDArray[Any]:
+    """A ``.npy`` file, memory-mapped. Unlike ``np.load`` it takes nothing else for one."""
+    with path.open("rb") as file:
+        magic = file.read(len(NPY_MAGIC))
+    if magic[:1] == PICKLE_MAGIC:
+        raise pickle.UnpicklingError
+    if magic != NPY_MAGIC:
+        raise ValueError("it is no .npy file")
+    array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    return array
 
 
 def _open_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -211,7 +232,7 @@ def _open_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
                     unpacked.write(piece)
                 unpacked.flush()
                 name = member.removesuffix(".npy")
-                arrays[name] = np.load(unpacked.name, mmap_mode="r", allow_pickle=False)
+                arrays[name] = _map_npy(Path(unpacked.name))
     return arrays
 
 
@@ -232,10 +253,13 @@ def _open_safetensors(path: Path) -> dict[str, _SafetensorsValues]:
 
 
 def _open_torch(path: Path) -> dict[str, Tensor]:
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    in_zip = zipfile.is_zipfile(path)  # the format since PyTorch 1.6; only that can be mapped
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=in_zip)
     if isinstance(content, Tensor):
         return {"": content}
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise SourceError(f"{path} holds something other than a dictionary of tensors")
     return content
 
@@ -289,15 +313,13 @@ def _find_tokens(spec: str, arrays: Mapping[str, Values], options: LoadOptions) 
     beside = Path(spec).with_suffix(".tokens.npy")
     chosen = options.token_ids or (str(beside) if "" in arrays and beside.is_file() else None)
     if chosen is not None:
-        try:
-            return cast("IntArray", np.load(chosen, allow_pickle=False))
-        except (OSError, ValueError) as error:
-            raise SourceError(f"cannot read token ids from {chosen}: {error}") from error
+        with _reading(f"token ids from {chosen}"):
+            return np.array(_map_npy(Path(chosen)))
     return _whole(arrays["tokens"]) if "tokens" in arrays else None
 
 
 def _whole(values: Values) -> IntArray:
-    whole = values[:]
+    whole = values[:] if values.shape else values[()]
     array: IntArray = whole.numpy() if isinstance(whole, Tensor) else np.array(whole)
     return array
 
@@ -324,8 +346,9 @@ def _check_score_from(spec: str, score_from: Values | None, values: Values) -> I
     windows = values.shape[0] if len(values.shape) == 3 else 1
     if score_from is None:
         return np.zeros(windows, dtype=np.int64)
-    first = _whole(score_from) if score_from.shape else np.array(score_from[()])
-    if first.size not in (1, windows) or first.min() < 0 or first.max() >= values.shape[-2]:
+    first = _whole(score_from)
+    fits = first.dtype.kind in "iu" and first.size in (1, windows)
+    if not fits or first.min() < 0 or first.max() >= values.shape[-2]:
         raise SourceError(
             f"{spec}: score_from must be a row (0 to {values.shape[-2] - 1}), one for each of "
             f"{windows} windows"

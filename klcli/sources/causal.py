@@ -1,6 +1,7 @@
 """A Hugging Face causal language model: a Hub id, a folder, or a GGUF file."""
 
 import contextlib
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from klcli.text.windows import Window
 
 Head = Callable[[Tensor], Tensor]
 
-PROBE_SHAPE = (2, 32)
+PROBE_LENGTH = 32
 EXACT_ENOUGH = 1e-7
 """Nats. A head applied apart from its model may differ from it by this, or by twice what the model
 differs from itself in another batch shape, whichever is more."""
@@ -42,8 +43,8 @@ class CausalSource:
         self._model = model
         self._embeddings = model.get_output_embeddings()
         self.device: torch.device = model.device
-        self._head, self.width, self._dtype = self._prove_head()
         self.longest = _longest_window(model.config)
+        self._head, self.width, self._dtype = self._prove()
         self.provenance: dict[str, Any] = {
             "source": name,
             "kind": "causal",
@@ -112,26 +113,43 @@ class CausalSource:
         return captured[0]
 
     @torch.inference_mode()
-    def _prove_head(self) -> tuple[Head | None, int, torch.dtype]:
-        """The head apart if it gives the model's own logits, and their width and dtype."""
+    def _prove(self) -> tuple[Head | None, int, torch.dtype]:
+        """The head apart if it gives the model's own logits, and their width and dtype.
+
+        Raises:
+            SourceError: what comes later changes what was predicted before: no causal model.
+        """
+        ids = self._probe()
+        whole = self._logits(ids)
+        noise = _largest_kl(whole, torch.cat([self._logits(one[None]) for one in ids]))
+        bound = max(EXACT_ENOUGH, 2 * noise)
+        other_end = ids.clone()
+        other_end[:, -1] = (ids[:, -1] + 1) % int(ids.max() + 1)
+        if _largest_kl(whole[:, :-1], self._logits(other_end)[:, :-1]) > bound:
+            raise SourceError(
+                f"{self.name} is no causal model: a token changes what it predicts before it"
+            )
+        head = _head_of(self._embeddings, self._model.config, whole.dtype)
+        proved = self._divergence_of_head(head, ids, whole) <= bound
+        return (head if proved else None), whole.shape[-1], whole.dtype
+
+    def _probe(self) -> Tensor:
+        """Two short windows of random tokens."""
         generator = torch.Generator().manual_seed(0)
         top = min(self._model.config.get_text_config().vocab_size, self.vocabulary.size)
-        ids = torch.randint(0, top, PROBE_SHAPE, generator=generator).to(self.device)
-        whole = self._logits(ids)
-        width = whole.shape[-1]
-        if not isinstance(self._embeddings, torch.nn.Module):
-            return None, width, whole.dtype
+        shape = (2, min(PROBE_LENGTH, self.longest or PROBE_LENGTH))
+        return torch.randint(0, top, shape, generator=generator).to(self.device)
+
+    def _divergence_of_head(self, head: Head, ids: Tensor, whole: Tensor) -> float:
+        """The largest KL of the logits of ``head`` from the model's own, inf where it has none."""
         try:
-            hidden = self._hidden(ids)
-        except (ValueError, TypeError, IndexError):
-            return None, width, whole.dtype
-        head = _head_of(self._embeddings, self._model.config, whole.dtype)
-        rows = HeadRows(hidden.flatten(0, 1), head, block_rows(width, whole.dtype.itemsize))
-        apart = rows.block(0, len(rows))
-        alone = torch.cat([self._logits(one[None]) for one in ids]).flatten(0, 1)
-        noise = _largest_kl(whole.flatten(0, 1), alone)
-        proved = _largest_kl(whole.flatten(0, 1), apart) <= max(EXACT_ENOUGH, 2 * noise)
-        return (head if proved else None), width, whole.dtype
+            hidden = self._hidden(ids).flatten(0, 1)
+            size = block_rows(whole.shape[-1], whole.dtype.itemsize)
+            apart = HeadRows(hidden, head, size).block(0, len(hidden))
+        except (AttributeError, ValueError, TypeError, IndexError, RuntimeError):
+            return math.inf
+        own = whole.flatten(0, 1)
+        return _largest_kl(own, apart) if own.shape == apart.shape else math.inf
 
 
 def load_causal(spec: str, options: LoadOptions) -> CausalSource:
@@ -197,7 +215,7 @@ def load_tokenizer(spec: str, options: LoadOptions) -> Vocabulary:
 
 def _locate(spec: str) -> tuple[str, dict[str, Any]]:
     """Where transformers shall look, and the extra arguments of a GGUF file."""
-    path = Path(spec)
+    path = Path(spec or "no name")
     if path.is_file() and path.suffix == ".gguf":
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
@@ -263,7 +281,7 @@ def _longest_window(config: Any) -> int | None:
     return longest if isinstance(longest, int) and longest > 0 else None
 
 
-def _head_of(embeddings: torch.nn.Module, config: Any, dtype: torch.dtype) -> Head:
+def _head_of(embeddings: Any, config: Any, dtype: torch.dtype) -> Head:
     """The output embeddings, and what some families do to the logits behind them."""
     text = config.get_text_config()
     softcap = getattr(text, "final_logit_softcapping", None)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -69,7 +70,7 @@ def _read_bytes(path: str) -> bytes:
         raise CorpusError(f"no corpus at {path!r}: check the path (- reads stdin)") from None
     except IsADirectoryError:
         raise CorpusError(f"{path} is a folder: name the text files in it") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise CorpusError(f"cannot read {path}: {error}") from error
 
 
@@ -110,13 +111,22 @@ def _jsonl_documents(text: str, name: str) -> list[Document]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise CorpusError(f"{name}, line {number}: not JSON ({error.msg})") from None
-        content = record.get("text") if isinstance(record, dict) else None
-        if not isinstance(content, str):
-            raise CorpusError(f"{name}, line {number}: no string under the key 'text'")
-        if content:
+        content = _text_of(line, f"{name}, line {number}")
+        if content.strip():
             documents.append(Document(name=f"{name}#{number}", text=content))
     return documents
+
+
+def _text_of(line: str, where: str) -> str:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(f"{where}: not JSON ({error})") from None
+    content = record.get("text") if isinstance(record, dict) else None
+    if not isinstance(content, str):
+        raise CorpusError(f"{where}: no string under the key 'text'")
+    try:
+        content.encode()
+    except UnicodeEncodeError as error:
+        raise CorpusError(f"{where}: the text is not Unicode ({error.reason})") from None
+    return content

@@ -67,7 +67,7 @@ class Encoding:
     @property
     def starts(self) -> IntArray:
         """The UTF-8 byte at which each token begins."""
-        return np.concatenate([np.zeros(1, dtype=np.int64), self.ends[:-1]])
+        return np.append(0, self.ends)[:-1]
 
 
 class Vocabulary:

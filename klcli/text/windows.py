@@ -191,10 +191,11 @@ def plan_windows(
     )
     windows = [replace(window, number=number) for number, window in enumerate(cuts)]
     if not windows:
-        longest = max((len(document.ids) for document in documents), default=0)
+        longest = max(documents, key=lambda document: len(document.ids))
         raise CorpusError(
-            f"nothing to score: the longest document has {longest} tokens and scoring starts after "
-            f"{protocol.score_from + 1}; give more text, --bos document or a lower --score-from"
+            f"nothing to score: {longest.name}, the longest document, has {len(longest.ids)} "
+            f"tokens and scoring starts after {protocol.score_from + 1}; give more text, "
+            "--bos document or a lower --score-from"
         )
     return WindowTable(documents=tuple(documents), windows=tuple(windows))
 

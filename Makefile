@@ -1,0 +1,16 @@
+# Run inside a virtual environment that has: pip install -c constraints.txt -e '.[test,gguf]'
+.PHONY: check test accept fixtures
+
+check:            ## lint, format, types
+	ruff check .
+	ruff format --check .
+	mypy
+
+test:             ## every test that this machine can run
+	pytest
+
+accept:           ## take today's output as the golden files and the help in the README
+	KLCLI_ACCEPT=1 pytest -q tests/render tests/test_readme.py
+
+fixtures:         ## make fixtures/ anew, in about two minutes
+	python fixtures/make.py

@@ -1,0 +1,378 @@
+"""The command line: parse, call one function, show the result, exit. No arithmetic.
+
+Nothing here imports torch or transformers before a command needs them.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from klcli import __version__
+from klcli.errors import ExitCode, KlcliError
+
+if TYPE_CHECKING:
+    from klcli.judge.report import Report
+    from klcli.render.terminal import TokenChoice
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DTYPES = click.Choice(["auto", "float32", "bfloat16", "float16"])
+VALUES = click.Choice(["auto", "logits", "log_probs", "probs"])
+FORMATS = click.Choice(["table", "json", "jsonl", "csv", "markdown"])
+SIDED = ("dtype", "device", "revision", "values", "token_ids")
+"""Options that can be given for both sides, or for one."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program and exit: the only place where an error becomes a message and a code."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of loaders; klcli has its own
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console of another alphabet is no error
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: Sequence[str] | None) -> int:
+    try:
+        return int(cli.main(arguments, prog_name="klcli", standalone_mode=False) or 0)
+    except KlcliError as error:
+        click.echo(f"Error: {_safe(str(error))}", err=True)
+        return error.exit_code
+    except click.Abort:
+        click.echo("Interrupted.", err=True)
+        return ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+
+
+def _safe(message: str) -> str:
+    """A message quotes file names and text: no control character of theirs reaches a terminal."""
+    from klcli.render.text import visible
+
+    return visible(message, keep_spaces=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="klcli", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Tell whether two language models still predict the same thing.
+
+    \b
+    klcli compare model-a model-b corpus.txt
+    klcli compare model-a model-b corpus.txt --gate 'kl.mean<=0.01' --output run.json
+    klcli perplexity model corpus.txt
+
+    Exit codes: 0 done, and every gate passed; 1 error; 2 usage; 3 a gate failed; 130 interrupted.
+    """  # noqa: D301
+
+
+def _options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, shown in the order in which they are written."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+window_options = _options(
+    click.option(
+        "--protocol",
+        type=click.Choice(["rolling", "llama.cpp"]),
+        help="How the text becomes windows: rolling scores every token but the first of a document "
+        "once; llama.cpp scores the second half of disjoint chunks, as that program does. The four "
+        "options below change its parts.  [default: rolling]",
+    ),
+    click.option(
+        "--context",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Tokens a model reads at once.  [default: 512, or what the model can read if less]",
+    ),
+    click.option(
+        "--stride",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Tokens between the starts of two windows; what is read again is not scored again.  "
+        "[default: --context]",
+    ),
+    click.option(
+        "--score-from",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="First position of a window whose prediction is scored.  [default: 0; llama.cpp: half "
+        "of --context]",
+    ),
+    click.option(
+        "--bos",
+        type=click.Choice(["auto", "none", "document", "window"]),
+        default="auto",
+        show_default=True,
+        help="Where a BOS token is put: before each document, each window, or nowhere. auto: each "
+        "window if the tokenizer adds one by itself, else nowhere.",
+    ),
+    click.option(
+        "--special-tokens",
+        type=click.Choice(["text", "parse"]),
+        help="Whether a string such as <unk> in the text is text or that token.  [default: text]",
+    ),
+    click.option(
+        "--documents",
+        type=click.Choice(["file", "line", "blank"]),
+        default="file",
+        show_default=True,
+        help="What one document is: the file, a line, or a paragraph between blank lines. A line "
+        "of .jsonl is always one.",
+    ),
+    click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Score only the first N windows of each corpus.",
+    ),
+)
+
+
+def _sided(name: str, what: str, **settings: Any) -> Callable[[Command], Command]:
+    """An option for both sides, and one for each."""
+    option = name.replace("_", "-")
+    return _options(
+        click.option(f"--{option}", help=what, **settings),
+        *(
+            click.option(f"--{side}-{option}", help=f"--{option} for the {side}.",
+                         **{k: v for k, v in settings.items() if k in ("type", "metavar")})
+            for side in ("reference", "candidate")
+        ),
+    )  # fmt: skip
+
+
+def _source_settings() -> dict[str, tuple[str, dict[str, Any]]]:
+    return {
+        "dtype": (
+            "Number format of the weights; auto is the checkpoint's, float32 for GGUF.",
+            {"type": DTYPES, "default": "auto", "show_default": True},
+        ),
+        "device": (
+            "Where the model runs: auto, cpu, cuda, cuda:1, mps.",
+            {"metavar": "DEVICE", "default": "auto", "show_default": True},
+        ),
+        "revision": ("Branch, tag or commit of a Hub model.", {"metavar": "REVISION"}),
+        "values": (
+            "What the numbers of a logit file are; auto goes by the array's name.",
+            {"type": VALUES, "default": "auto", "show_default": True},
+        ),
+        "token_ids": (
+            "Token ids of a logit file that has none in it (.npy).",
+            {"type": click.Path(exists=True, dir_okay=False), "metavar": "FILE"},
+        ),
+    }
+
+
+def _source_options(*, sided: bool) -> Callable[[Command], Command]:
+    decorators = []
+    for name, (what, settings) in _source_settings().items():
+        if sided:
+            decorators.append(_sided(name, what, **settings))
+        else:
+            decorators.append(click.option(f"--{name.replace('_', '-')}", help=what, **settings))
+    return _options(
+        *decorators,
+        click.option(
+            "--tokenizer",
+            metavar="MODEL",
+            help="Model or folder whose tokenizer gives the words of a logit file.",
+        ),
+        click.option(
+            "--trust-remote-code",
+            is_flag=True,
+            help="Run Python code that comes with a model. Only for models you trust.",
+        ),
+        click.option(
+            "--batch-tokens",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Tokens in one forward pass; fewer need less memory.  [default: 2048 on a CPU, "
+            "16384 on a GPU]",
+        ),
+    )
+
+
+output_options = _options(
+    click.option(
+        "--tokens",
+        type=click.Choice(["all", "outliers", "none"]),
+        default="outliers",
+        show_default=True,
+        help="Which tokens the table lists.",
+    ),
+    click.option(
+        "--format",
+        "format_",
+        type=FORMATS,
+        default="table",
+        show_default=True,
+        help="What is printed on stdout; jsonl and csv have one line a token.",
+    ),
+    click.option(
+        "--output",
+        "outputs",
+        multiple=True,
+        type=click.Path(),
+        metavar="FILE",
+        help="Write the result to a file too, in the format of its ending: .json .jsonl .csv .md. "
+        "Can be given several times.",
+    ),
+    click.option(
+        "--gate",
+        "gates",
+        multiple=True,
+        metavar="EXPR",
+        help="Fail with exit code 3 unless it holds, as in 'kl.mean<=0.01': any metric of the "
+        "JSON, <= or >=. Can be given several times.",
+    ),
+    click.option(
+        "--allow-excluded",
+        is_flag=True,
+        help="Let a gate pass although tokens were left out because a model gave NaN or +inf.",
+    ),
+    click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
+)
+
+
+@cli.command()
+@click.argument("reference")
+@click.argument("candidate")
+@click.argument("corpus", nargs=-1)
+@window_options
+@_source_options(sided=True)
+@click.option(
+    "--outliers",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="How many outlier tokens are reported: the N with the largest KL, and the N that stand "
+    "out most among tokens of like confidence.",
+)
+@output_options
+def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: Any) -> int:
+    """Compare what two models predict: KL, NLL and perplexity; outliers; gates.
+
+    \b
+    klcli compare gpt2 distilgpt2 corpus.txt
+    klcli compare model-f32/ model-4bit/ corpus.txt --gate 'kl.mean<=0.01' --output run.json
+    klcli compare model/ model/ corpus.txt --candidate-dtype bfloat16
+    klcli compare teacher.npz student.safetensors
+
+    REFERENCE and CANDIDATE are each a Hub id, a model folder, a .gguf file, or a logit file (.npy
+    .npz .pt .safetensors). CORPUS is any number of text files, .jsonl with a "text" field, .gz of
+    these, or - for stdin; a logit file brings its tokens and needs none. Every divergence is
+    KL(REFERENCE‖CANDIDATE) in nats.
+    """  # noqa: D301
+    from klcli.api import compare as run
+
+    return _run(lambda **hooks: run(reference, candidate, corpus, **hooks), **options)
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("corpus", nargs=-1)
+@window_options
+@_source_options(sided=False)
+@output_options
+def perplexity(model: str, corpus: tuple[str, ...], **options: Any) -> int:
+    """Score a text with one model: NLL, perplexity, bits per byte.
+
+    \b
+    klcli perplexity gpt2 corpus.txt
+    klcli perplexity model.gguf wiki.txt code.txt --context 1024
+    klcli perplexity model/ wiki.test.raw --protocol llama.cpp --gate 'perplexity<=24'
+
+    MODEL is a Hub id, a model folder, a .gguf file, or a logit file. Several CORPUS files give a
+    row each and a total over all their tokens.
+    """  # noqa: D301
+    from klcli.api import perplexity as run
+
+    return _run(lambda **hooks: run(model, corpus, **hooks), **options)
+
+
+def _run(
+    job: Callable[..., "Report"],
+    *,
+    tokens: "TokenChoice",
+    format_: str,
+    outputs: tuple[str, ...],
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Do the job with progress shown, write and print its report, and return the exit code."""
+    from klcli.render.files import check_outputs, write_outputs
+
+    check_outputs(outputs)
+    with _progress(quiet) as hooks:
+        report = job(**options, **hooks)
+    write_outputs(report, outputs)
+    if not quiet:
+        _warn(report)
+    _print(report, format_, tokens)
+    return _verdict_code(report.verdict)
+
+
+def _verdict_code(verdict: str | None) -> ExitCode:
+    codes = {"fail": ExitCode.GATE_FAILED, "inconclusive": ExitCode.GATE_INCONCLUSIVE}
+    return codes.get(verdict or "", ExitCode.DONE)
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[dict[str, Callable[..., None]]]:
+    """Callbacks that draw a bar with the time left on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}", markup=False),
+        TimeRemainingColumn(),
+    )
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task("", total=None)
+        yield {
+            "status": lambda what: bar.update(task, description=_safe(what)),
+            "progress": lambda done, total: bar.update(
+                task, description="scoring tokens", completed=done, total=total
+            ),
+        }
+
+
+def _warn(report: "Report") -> None:
+    from rich.console import Console
+
+    from klcli.render.terminal import render_warnings
+
+    render_warnings(report, Console(stderr=True))
+
+
+def _print(report: "Report", format_: str, tokens: "TokenChoice") -> None:
+    """Print the report; that nobody reads stdout any more is no error."""
+    from klcli.render.data import RENDERERS
+    from klcli.render.terminal import StdoutConsole, render_terminal
+
+    try:
+        if format_ == "table":
+            render_terminal(report, StdoutConsole(), tokens=tokens)
+        else:
+            RENDERERS[format_](report, sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,130 @@
+"""A report as data: JSON of the whole, JSONL and CSV of every token. Nothing is rounded."""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, TextIO
+
+import numpy as np
+
+from klcli.errors import UsageError
+from klcli.judge.report import Report, Tokens
+from klcli.measure.scores import Column
+from klcli.render.markdown import render_markdown
+from klcli.render.summary import scored_tokens
+from klcli.render.text import visible
+
+_AT_ONCE = 10_000
+"""Rows that are Python objects at a time: some megabytes."""
+
+_TEXT_OF = {
+    "token_id": "token",
+    "top1": "top1_token",
+    "top1_reference": "top1_reference_token",
+    "top1_candidate": "top1_candidate_token",
+}
+"""Scores that are token ids, each with the column behind it in which the token is read."""
+
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""What makes a spreadsheet take a cell for a formula."""
+
+
+def render_json(report: Report, stream: TextIO) -> None:
+    """Write the report as JSON, in ASCII: no text in it can reach a terminal as a control code."""
+    json.dump(report.to_dict(), stream, indent=2, allow_nan=False)
+    stream.write("\n")
+
+
+def render_jsonl(report: Report, stream: TextIO) -> None:
+    """Write each scored token as a JSON object on a line: every score, and texts as they are.
+
+    In ASCII; as in the JSON report infinity is the string "inf", and what is not a number null.
+
+    Raises:
+        KlcliError: the report was read from a file, which holds no tokens.
+    """
+    tokens = scored_tokens(report)
+    names, encode = _names(tokens), json.JSONEncoder(allow_nan=False).encode
+    for row in _rows(tokens, tokens.texts, tokens.documents):
+        stream.write(encode(dict(zip(names, row, strict=True))) + "\n")
+
+
+def render_csv(report: Report, stream: TextIO) -> None:
+    """Write each scored token as a row of CSV: every score, and texts made visible.
+
+    A text that a spreadsheet would take for a formula, such as ``=``, gets an apostrophe before it,
+    so that opening the file runs nothing; ``token_id`` tells what was there. Numbers stay as they
+    are: infinity is ``inf``, what is not a number is empty.
+
+    Raises:
+        KlcliError: the report was read from a file, which holds no tokens.
+    """
+    tokens = scored_tokens(report)
+    texts = {token_id: _harmless(visible(text)) for token_id, text in tokens.texts.items()}
+    documents = [_harmless(visible(name, keep_spaces=True)) for name in tokens.documents]
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_names(tokens))
+    writer.writerows(_rows(tokens, texts, documents))
+
+
+RENDERERS: Mapping[str, Callable[[Report, TextIO], None]] = {
+    "json": render_json,
+    "jsonl": render_jsonl,
+    "csv": render_csv,
+    "markdown": render_markdown,
+}
+"""What writes a report to a stream, by format."""
+
+ENDINGS = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".md": "markdown"}
+"""The format of a file by the ending of its name."""
+
+
+def format_of(path: str) -> str:
+    """The format that the ending of a file's name stands for.
+
+    Raises:
+        UsageError: none that klcli knows.
+    """
+    ending = PurePath(path).suffix
+    if ending.lower() not in ENDINGS:
+        what = f"the ending {ending!r} is no known format" if ending else "it has no ending"
+        raise UsageError(f"--output {path}: {what}; use one of {', '.join(ENDINGS)}")
+    return ENDINGS[ending.lower()]
+
+
+def _names(tokens: Tokens) -> list[str]:
+    names = []
+    for name in tokens.scores.columns:
+        names += [name, _TEXT_OF[name]] if name in _TEXT_OF else [name]
+    return names
+
+
+def _rows(
+    tokens: Tokens, texts: Mapping[int, str], documents: Sequence[str]
+) -> Iterator[tuple[Any, ...]]:
+    """The tokens as rows below ``_names``, column by column: an item at a time is far slower."""
+    for first in range(0, len(tokens.scores), _AT_ONCE):
+        cells: list[list[Any]] = []
+        for name, column in tokens.scores.columns.items():
+            values = _plain(column[first : first + _AT_ONCE])
+            cells.append([documents[i] for i in values] if name == "document" else values)
+            if name in _TEXT_OF:
+                cells.append([texts[token_id] for token_id in values])
+        yield from zip(*cells, strict=True)
+
+
+def _plain(column: Column) -> list[Any]:
+    values: list[Any] = column.tolist()
+    if column.dtype.kind != "f" or bool(np.isfinite(column).all()):
+        return values
+    return [value if math.isfinite(value) else _not_finite(value) for value in values]
+
+
+def _not_finite(value: float) -> str | None:
+    return None if math.isnan(value) else str(value)
+
+
+def _harmless(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -1,0 +1,104 @@
+"""Reports in files, each written whole or not at all."""
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from klcli.errors import OutputError, UsageError
+from klcli.judge.report import Report
+from klcli.render.data import RENDERERS, format_of
+
+
+def check_outputs(paths: Iterable[str]) -> None:
+    """Find out before the long work whether its result can be written.
+
+    Raises:
+        UsageError: an ending that stands for no format, or a file that is named twice.
+        OutputError: a folder that is missing or write-protected, or a path that is a folder.
+    """
+    seen: dict[Path, str] = {}
+    for path in paths:
+        format_of(path)
+        target = _target(path)
+        if target in seen:
+            raise UsageError(
+                f"--output {seen[target]} and --output {path} are one file: leave one out"
+            )
+        if obstacle := _obstacle(target):
+            raise OutputError(f"cannot write {path}: {obstacle}")
+        seen[target] = path
+
+
+def write_outputs(report: Report, paths: Sequence[str]) -> None:
+    """Write a report to files, each in the format of its ending.
+
+    All are written beside their places first and put there together when the last one is ready, so
+    that what cannot be rendered or written leaves every file as it was. A file that is replaced
+    keeps its permissions, and a symbolic link still points to it. Pipes and devices are written
+    directly.
+
+    Raises:
+        KlcliError: the report cannot be shown in a format.
+        OutputError: a file cannot be written.
+    """
+    ready: dict[Path, str] = {}
+    try:
+        for path in paths:
+            with _naming(path):
+                _write(report, path, ready)
+        for temporary, path in ready.items():
+            with _naming(path):
+                temporary.replace(_target(path))
+    finally:
+        for temporary in ready:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _write(report: Report, path: str, ready: dict[Path, str]) -> None:
+    """Render to a new file beside ``path``, noted in ``ready``; to ``path`` itself if special."""
+    target = _target(path)
+    mode: Literal["w", "x"] = "w"
+    if not _is_special(target):
+        target = target.with_name(f".klcli-{secrets.token_hex(8)}.tmp")
+        mode = "x"  # which follows no link that is there already, and obeys the umask
+        ready[target] = path
+    with target.open(mode, encoding="utf-8", newline="") as stream:
+        RENDERERS[format_of(path)](report, stream)
+    if mode == "x" and _target(path).exists():
+        shutil.copymode(_target(path), target)
+
+
+def _target(path: str) -> Path:
+    """The file itself, where ``path`` leads to it by links."""
+    return Path(path) if _is_special(Path(path)) else Path(os.path.realpath(path))
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a pipe or a device, which cannot be put in place by renaming."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _obstacle(target: Path) -> str | None:
+    """Why ``target`` cannot be written, as far as can be seen without trying."""
+    folder = target.parent
+    if target.is_dir():
+        return "it is a folder"
+    if not folder.is_dir():
+        return f"there is no folder {folder}; make it first"
+    if target.exists() and not os.access(target, os.W_OK):
+        return "it is write-protected"
+    if not _is_special(target) and not os.access(folder, os.W_OK):
+        return f"the folder {folder} is write-protected"
+    return None

@@ -1,0 +1,120 @@
+"""A report as GitHub-flavoured Markdown, for a pull request or a model card."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TextIO
+
+from klcli.judge.report import Outlier, Report
+from klcli.render import summary
+from klcli.render.numbers import fixed, number
+from klcli.render.summary import Fact, GateLine, Table
+from klcli.render.text import visible
+
+_TOPS = 3
+"""How many of a model's most probable tokens stand beside an outlier."""
+
+_OUTLIER_HEAD = (
+    "#",
+    "token in context",
+    "KL",
+    "z",
+    "NLL",
+    "reference expects",
+    "candidate expects",
+)
+
+_SPECIAL = re.compile(r"[\\`*_\[\]<>&~$#]")
+
+
+def render_markdown(report: Report, stream: TextIO) -> None:
+    """Write the report as Markdown: the tables of the terminal, outliers, gates and warnings.
+
+    Text of models, corpora and users is escaped or stands in code spans, and is shown as it is.
+    """
+    stream.write("\n\n".join(_blocks(report)) + "\n")
+
+
+def escape(text: str) -> str:
+    """Visible text, with a backslash before each character that Markdown would act upon.
+
+    ``|``, which only means something in tables, is for those to escape.
+    """
+    return _SPECIAL.sub(r"\\\g<0>", text)
+
+
+def code(text: str) -> str:
+    """Visible text as a code span, which no backtick in it can end; nothing for an empty one."""
+    if not text:
+        return ""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    pad = " " if {text[0], text[-1]} & {" ", "`"} else ""  # one blank at each end is taken away
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def _blocks(report: Report) -> Iterator[str]:
+    yield f"# {summary.title(report)}"
+    yield "\n".join(map(_fact, summary.facts(report)))
+    yield from map(_table, _tables(report))
+    if (flips := summary.flips(report)) is not None:
+        yield escape(flips)
+    if report.outliers:
+        yield "## Outliers"
+        yield escape(summary.outlier_heading(report))
+        yield _grid(_OUTLIER_HEAD, [_outlier(*one) for one in enumerate(report.outliers, 1)])
+    if report.gates:
+        yield f"## Verdict: {(report.verdict or '').upper()}"
+        yield _grid(GateLine._fields, map(_gate, summary.gate_lines(report)))
+    if report.warnings:
+        yield "## Warnings"
+        yield "\n".join(
+            f"- {escape(visible(w.message, keep_spaces=True))}" for w in report.warnings
+        )
+    yield code(visible(report.signature, keep_spaces=True))
+
+
+def _tables(report: Report) -> Iterator[Table]:
+    if (corpora := summary.corpus_table(report)) is not None:
+        yield corpora
+    yield from summary.spread_tables(report, list(summary.SPREAD))
+    yield summary.value_table(report)
+
+
+def _table(table: Table) -> str:
+    rows = ([escape(cell) for cell in row] for row in table.rows)
+    return _grid(table.head, rows, rule="--:")
+
+
+def _fact(fact: Fact) -> str:
+    said = " ".join(part for part in (code(fact.name), escape(fact.details)) if part)
+    return f"- {fact.about}: {said}"
+
+
+def _gate(line: GateLine) -> list[str]:
+    verdict = line.verdict if line.verdict == "PASS" else f"**{line.verdict}**"
+    return [verdict, code(line.gate), line.value, escape(line.reason)]
+
+
+def _outlier(rank: int, outlier: Outlier) -> list[str]:
+    before, after = (visible(t, keep_spaces=True) for t in (outlier.before, outlier.after))
+    nll = [fixed(x, 4, 7) for x in (outlier.nll_reference, outlier.nll_candidate)]
+    return [
+        str(rank),
+        code(f"{before.lstrip()}[{visible(outlier.token)}]{after}"),
+        number(outlier.kl),
+        fixed(outlier.score, 2, 6) + "\\*" * outlier.flagged,
+        " → ".join(nll),
+        _expected(outlier.top_reference),
+        _expected(outlier.top_candidate),
+    ]
+
+
+def _expected(top: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{code(visible(token))} {share:.1%}" for token, share in top[:_TOPS])
+
+
+def _grid(head: Sequence[str], rows: Iterable[Sequence[str]], *, rule: str = ":--") -> str:
+    """A table of Markdown cells; ``rule`` says to which side all but the first column stand."""
+    lines = (head, [":--", *[rule] * (len(head) - 1)], *rows)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )

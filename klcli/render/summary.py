@@ -1,0 +1,267 @@
+"""What of a report is shown to people, as plain cells: one choice for terminal and Markdown.
+
+All text of models, corpora and users in it is visible (see ``text``); what a format needs escaped
+besides is for that format to escape.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from klcli.errors import KlcliError
+from klcli.judge.report import CorpusResult, Report, Tokens
+from klcli.judge.statistics import Metric
+from klcli.render.numbers import apart, count, number, percent
+from klcli.render.text import visible
+
+
+class Fact(NamedTuple):
+    """A line of the heading: what it is about, a name that somebody gave, and what klcli says."""
+
+    about: str
+    name: str
+    details: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table; the first column, and the first head, say what the rows are about."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class GateLine(NamedTuple):
+    """A gate: ``PASS`` or ``FAIL``, the limit as it was given, the value, and perhaps a reason."""
+
+    verdict: str
+    gate: str
+    value: str
+    reason: str
+
+
+SPREAD = {
+    "mean": "mean", "ci_low": "95 % low", "ci_high": "95 % high", "median": "median",
+    "p90": "p90", "p95": "p95", "p99": "p99", "p999": "p99.9", "max": "max",
+}  # fmt: skip
+"""Fields of a metric that has a mean, in the order in which they are shown, and their heads."""
+
+_IMPORTANCE = ("mean", "ci_low", "ci_high", "median", "max", "p99", "p95", "p90", "p999")
+
+_NATS = {
+    "kl": "KL(ref ‖ cand)",
+    "kl_reverse": "KL(cand ‖ ref)",
+    "jsd": "Jensen–Shannon",
+    "nll": "NLL",
+    "nll_reference": "NLL reference",
+    "nll_candidate": "NLL candidate",
+    "nll_difference": "NLL cand − ref",
+    "entropy": "entropy",
+}
+_SHARES = {
+    "tv": "total variation",
+    "delta_p": "Δp cand − ref",
+    "overlap_5": "top-5 overlap",
+}
+_VALUES = {
+    "perplexity_reference": "perplexity reference",
+    "perplexity_candidate": "perplexity candidate",
+    "perplexity_ratio": "perplexity cand/ref",
+    "bits_per_byte_reference": "bits/byte reference",
+    "bits_per_byte_candidate": "bits/byte candidate",
+    "word_perplexity": "word perplexity",
+    "byte_perplexity": "byte perplexity",
+    "top1_agreement": "top-1 agreement, %",
+    "delta_p_rms": "Δp RMS, %",
+}
+_IN_PERCENT = {*_SHARES, "top1_agreement", "delta_p_rms"}
+
+_VALUE = {"value": "value", "ci_low": "95 % low", "ci_high": "95 % high"}
+
+_COMPARE_CORPUS = {
+    "KL mean": ("kl", "mean"),
+    "95 % low": ("kl", "ci_low"),
+    "95 % high": ("kl", "ci_high"),
+    "PPL ref": ("perplexity_reference", "value"),
+    "PPL cand": ("perplexity_candidate", "value"),
+    "top-1 %": ("top1_agreement", "value"),
+}
+_PERPLEXITY_CORPUS = {
+    "NLL": ("nll", "mean"),
+    "perplexity": ("perplexity", "value"),
+    "95 % low": ("perplexity", "ci_low"),
+    "95 % high": ("perplexity", "ci_high"),
+    "bits/byte": ("bits_per_byte", "value"),
+}
+
+_PROTOCOL = {
+    "context": "context",
+    "stride": "stride",
+    "score_from": "scored from",
+    "bos": "BOS",
+    "limit": "limit",
+}
+
+
+def title(report: Report) -> str:
+    """What was measured, with its direction and unit."""
+    if report.command == "compare":
+        return "KL(reference ‖ candidate), in nats"
+    return "Perplexity"
+
+
+def facts(report: Report) -> list[Fact]:
+    """Which models read which text, and how."""
+    models = [Fact(role, _model(model), _details(model)) for role, model in report.models.items()]
+    return [
+        *models,
+        *_corpus_fact(report.corpora),
+        Fact("windows", "", _windows(report.protocol)),
+        Fact("scored", "", _counts(report.counts)),
+    ]
+
+
+def most_important(columns: int) -> list[str]:
+    """So many fields of a spread, the most important ones, in the order of ``SPREAD``."""
+    return [field for field in SPREAD if field in _IMPORTANCE[:columns]]
+
+
+def spread_tables(report: Report, fields: Sequence[str]) -> list[Table]:
+    """Mean, interval and quantiles over the tokens: a table in nats and one in percent."""
+    heads = {field: SPREAD[field] for field in fields}
+    tables = [
+        _metric_table(report.metrics, "nats per token", _NATS, heads),
+        _metric_table(report.metrics, "% per token", _SHARES, heads),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def value_table(report: Report) -> Table:
+    """Numbers of which the text has one, with the interval where there is one."""
+    return _metric_table(report.metrics, "whole text", _VALUES, _VALUE)
+
+
+def corpus_table(report: Report) -> Table | None:
+    """A row for each corpus and one for all; for a comparison only where there are several."""
+    compared = report.command == "compare"
+    if compared and len(report.corpora) < 2:
+        return None
+    columns = _COMPARE_CORPUS if compared else _PERPLEXITY_CORPUS
+    rows = [_corpus_row(visible(c.name, keep_spaces=True), c, columns) for c in report.corpora]
+    if len(rows) != 1:
+        rows.append(_corpus_row("all tokens", report, columns))
+    if report.macro is not None:
+        rows.append(_macro_row(report.macro, columns))
+    return Table(head=["corpus", "tokens", *columns], rows=rows)
+
+
+def flips(report: Report) -> str | None:
+    """How often only one of the models predicts the text's own token first."""
+    metric = report.metrics.get("flips")
+    if metric is None or metric["net"] is None:
+        return None
+    lost, gained, net = metric["lost"], metric["gained"], metric["net"]
+    return f"Flips of the right token: {lost:.0f} lost, {gained:.0f} gained, net {100 * net:+.4g} %"
+
+
+def gate_lines(report: Report) -> list[GateLine]:
+    """The gates in the order in which they were given."""
+    return [
+        GateLine(
+            verdict=gate.verdict.upper(),
+            gate=visible(gate.gate.strip(), keep_spaces=True),
+            value=apart(gate.value, gate.limit),
+            reason=visible(gate.reason or "", keep_spaces=True),
+        )
+        for gate in report.gates
+    ]
+
+
+def outlier_heading(report: Report) -> str:
+    """How the outliers are ordered, and how many tokens stand out in all."""
+    flagged = count(report.counts.get("outliers"))
+    return f"Outliers by KL; * stands out among tokens of like confidence ({flagged} do)"
+
+
+def scored_tokens(report: Report) -> Tokens:
+    """Every scored token.
+
+    Raises:
+        KlcliError: the report was read from a file, which holds none.
+    """
+    if report.tokens is None:
+        raise KlcliError(
+            "this report holds no single tokens, as none does that was read from a file: "
+            "run the comparison again to list them"
+        )
+    return report.tokens
+
+
+def _model(model: Mapping[str, object]) -> str:
+    revision = model.get("revision")
+    return visible(
+        f"{model['source']}@{revision}" if revision else str(model["source"]), keep_spaces=True
+    )
+
+
+def _details(model: Mapping[str, object]) -> str:
+    keys = ("dtype", "device") if model.get("dtype") else ("kind", "values")
+    known = [str(model[key]) for key in keys if model.get(key) is not None]
+    return visible(", ".join(known), keep_spaces=True)
+
+
+def _corpus_fact(corpora: Sequence[CorpusResult]) -> Iterable[Fact]:
+    if len(corpora) == 1:
+        yield Fact("corpus", visible(corpora[0].name, keep_spaces=True), "")
+    elif corpora:
+        yield Fact("corpora", "", f"{len(corpora)}, listed below")
+
+
+def _windows(protocol: Mapping[str, object]) -> str:
+    settings = [
+        f"{word} {protocol[key]}"
+        for key, word in _PROTOCOL.items()
+        if protocol.get(key) is not None
+    ]
+    return visible(", ".join([str(protocol["name"]), *settings]), keep_spaces=True)
+
+
+def _counts(counts: Mapping[str, int | None]) -> str:
+    parts = [count(counts["tokens"], "token")]
+    parts += [count(counts[f"{one}s"], one) for one in ("window", "document")]
+    parts += [count(counts["bytes"], "byte")] if counts["bytes"] is not None else []
+    parts += [f"{count(counts[what])} {what}" for what in ("excluded", "infinite") if counts[what]]
+    return ", ".join(parts)
+
+
+def _metric_table(
+    metrics: Mapping[str, Metric], head: str, names: Mapping[str, str], heads: Mapping[str, str]
+) -> Table:
+    rows = [
+        [label, *(_cell(name, metrics[name][field]) for field in heads)]
+        for name, label in names.items()
+        if name in metrics
+    ]
+    return Table(head=[head, *heads.values()], rows=rows)
+
+
+def _corpus_row(
+    name: str, result: CorpusResult | Report, columns: Mapping[str, tuple[str, str]]
+) -> list[str]:
+    cells = [_cell(metric, result.metrics[metric][field]) for metric, field in columns.values()]
+    return [name, count(result.counts["tokens"]), *cells]
+
+
+def _macro_row(
+    macro: Mapping[str, float | None], columns: Mapping[str, tuple[str, str]]
+) -> list[str]:
+    """Means of the corpora's means; they have no interval of their own."""
+    cells = [
+        _cell(metric, macro.get(metric) if field in ("mean", "value") else None)
+        for metric, field in columns.values()
+    ]
+    return ["mean of corpora", "", *cells]
+
+
+def _cell(metric: str, value: float | None) -> str:
+    return percent(value) if metric in _IN_PERCENT else number(value)
