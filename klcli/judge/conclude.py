@@ -61,7 +61,7 @@ def conclude(
         command=command,
         signature=_signature(alignment, conditions, len(scores)),
         models=conditions.models,
-        protocol=alignment.protocol,
+        protocol=alignment.table.protocol,
         environment=conditions.environment,
         counts={**counts, "outliers": flagged} if scores.paired else counts,
         metrics=metrics,
@@ -103,7 +103,7 @@ def _corpus_results(
             counts=_counts(scores, alignment, corpus == number),
             metrics=statistics.summarise(scores, cluster, corpus == number),
         )
-        for number, one in enumerate(alignment.corpora)
+        for number, one in enumerate(alignment.table.corpora)
     ]
 
 
@@ -246,8 +246,10 @@ def _signature(alignment: Alignment, conditions: Conditions, tokens: int) -> str
     """One line that names what was measured: equal signatures, comparable numbers."""
     short = {"reference": "ref", "candidate": "cand", "model": "model"}
     sides = [f"{short[role]}:{_model(model)}" for role, model in conditions.models.items()]
-    corpora = "+".join(corpus.sha256[:16] for corpus in alignment.corpora) or _hash_of(alignment)
-    protocol = alignment.protocol
+    corpora = "+".join(corpus.sha256[:16] for corpus in alignment.table.corpora) or _hash_of(
+        alignment
+    )
+    protocol = alignment.table.protocol
     named = {
         "protocol": protocol["name"],
         "context": protocol["context"],

@@ -5,7 +5,7 @@ vocabularies are found equal. With a logit file they come from the file, and a l
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,15 +64,9 @@ class Scope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
-    """What is scored, settled.
-
-    ``protocol`` is how the windows came about, as the report shows it. Ids from ``vocabulary_size``
-    on stand for no token.
-    """
+    """What is scored, settled. Ids from ``vocabulary_size`` on stand for no token."""
 
     table: WindowTable
-    corpora: tuple[Corpus, ...]
-    protocol: dict[str, Any]
     names: TokenNames
     vocabulary_size: int
     notices: tuple[Notice, ...]
@@ -111,21 +105,14 @@ def _from_corpora(sides: Sequence[Side], paths: Sequence[str], scope: Scope) -> 
     corpora = tuple(read_corpus(path, scope.documents) for path in paths)
     documents = _tokenize(corpora, vocabulary, protocol)
     return Alignment(
-        table=plan_windows(documents, protocol, vocabulary.prefix_id),
-        corpora=corpora,
-        protocol={
-            "name": protocol.name,
-            "context": protocol.context,
-            "stride": protocol.stride,
-            "score_from": protocol.score_from,
-            "bos": protocol.bos,
-            "special_tokens": protocol.special_tokens,
-            "documents": scope.documents,
-            "limit": scope.limit,
-        },
+        table=replace(
+            plan_windows(documents, protocol, vocabulary.prefix_id),
+            protocol=asdict(protocol) | {"documents": scope.documents, "limit": scope.limit},
+            corpora=corpora,
+        ),
         names=vocabulary,
         vocabulary_size=vocabulary.size,
-        notices=tuple(_special_strings(corpora, vocabulary, protocol.special_tokens)),
+        notices=tuple(_special_strings(corpora, documents, vocabulary)),
     )
 
 
@@ -146,14 +133,16 @@ def _tokenize(
 
 
 def _special_strings(
-    corpora: Sequence[Corpus], vocabulary: Vocabulary, treatment: str
+    corpora: Sequence[Corpus], documents: Sequence[TokenizedDocument], vocabulary: Vocabulary
 ) -> list[Notice]:
     texts = [document.text for corpus in corpora for document in corpus.documents]
     counts = {s: sum(text.count(s) for text in texts) for s in vocabulary.special_strings}
     if not (hits := sum(counts.values())):
         return []
     most = max(counts, key=lambda string: counts[string])
-    how = "text" if treatment == "text" else "special tokens"
+    special = vocabulary.special_ids
+    parsed = any(bool(np.isin(document.ids, special).any()) for document in documents)
+    how = "special tokens" if parsed else "text"
     message = (
         f"{hits} strings of special tokens stand in the text, such as {most}, and were read as "
         f"{how}; --special-tokens says which"
@@ -165,7 +154,7 @@ def _from_files(sides: Sequence[Side], paths: Sequence[str], scope: Scope) -> Al
     tables = [(side.name, side.windows) for side in sides if side.windows is not None]
     if not tables:
         return None
-    name, table = next(((n, t) for n, t in tables if _has_tokens(t)), tables[0])
+    name, table = max(tables, key=lambda named: _knowledge(named[1]))
     _refuse_window_options(name, scope)
     notices = []
     for other_name, other in tables:
@@ -178,21 +167,21 @@ def _from_files(sides: Sequence[Side], paths: Sequence[str], scope: Scope) -> Al
         if side.windows is None:
             _check_can_follow(side, name, table)
     vocabulary = next((side.vocabulary for side in sides if side.vocabulary is not None), None)
-    corpora = tuple(read_corpus(path, scope.documents) for path in paths)
-    if corpora:
+    if paths:
+        corpora = tuple(read_corpus(path, scope.documents) for path in paths)
         table = _with_text(table, name, corpora, vocabulary, scope)
+    if not table.protocol:
+        table = replace(table, protocol=_protocol_of_file(table))
     width = min(side.width for side in sides)
     return Alignment(
-        table=table,
-        corpora=corpora,
-        protocol=_protocol_of_file(table, scope),
+        table=replace(table, protocol={**table.protocol, "limit": scope.limit}),
         names=vocabulary or NumberedTokens(width),
         vocabulary_size=vocabulary.size if vocabulary else width,
         notices=tuple(notices),
     )
 
 
-def _protocol_of_file(table: WindowTable, scope: Scope) -> dict[str, Any]:
+def _protocol_of_file(table: WindowTable) -> dict[str, Any]:
     first = table.windows[0]
     return {
         "name": "file",
@@ -202,12 +191,16 @@ def _protocol_of_file(table: WindowTable, scope: Scope) -> dict[str, Any]:
         "bos": None,
         "special_tokens": None,
         "documents": None,
-        "limit": scope.limit,
     }
 
 
 def _has_tokens(table: WindowTable) -> bool:
     return bool((table.windows[0].inputs >= 0).all())
+
+
+def _knowledge(table: WindowTable) -> tuple[bool, bool]:
+    """Whether the tokens are known, and the one after each window too."""
+    return _has_tokens(table), bool(table.windows[0].targets[-1] != NO_TARGET)
 
 
 def _no_tokens(name: str) -> Notice:
@@ -258,8 +251,9 @@ def _check_same_windows(name: str, table: WindowTable, other_name: str, other: W
             differ = (a != b) & (a != NO_TARGET) & (b != NO_TARGET)
             if (at := np.flatnonzero(differ)).size:
                 raise MismatchError(
-                    f"the tokens differ: {what} {at[0]} of window {left.number} is id {a[at[0]]} in "
-                    f"{name} and id {b[at[0]]} in {other_name}; give two files made from one text"
+                    f"the tokens differ: {what} {at[0]} of window {left.number} is id {a[at[0]]} "
+                    f"in {name} and id {b[at[0]]} in {other_name}; give two files made from one "
+                    "text"
                 )
 
 
@@ -289,6 +283,11 @@ def _with_text(
         raise UsageError(
             f"{name} brings its own tokens; to hold them against a CORPUS give --tokenizer"
         )
+    if not _has_tokens(table):
+        raise MismatchError(
+            f"{name} holds no token ids to hold against the CORPUS: add an array named tokens to "
+            "the file, or give --token-ids"
+        )
     parse = scope.special_tokens == "parse"
     texts = [
         (number, document.name, vocabulary.encode(document.text, parse_special=parse))
@@ -313,7 +312,7 @@ def _with_text(
         documents.append(
             TokenizedDocument(corpus=number, name=text_name, ids=document.ids, encoding=encoding)
         )
-    return WindowTable(documents=tuple(documents), windows=table.windows)
+    return replace(table, documents=tuple(documents), corpora=tuple(corpora))
 
 
 def _check_vocabularies(sides: Sequence[Side]) -> list[Notice]:

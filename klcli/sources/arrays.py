@@ -21,7 +21,7 @@ from torch import Tensor
 
 from klcli.errors import SourceError
 from klcli.sources.options import LoadOptions
-from klcli.sources.rows import RowKind, Rows, block_rows
+from klcli.sources.rows import RowKind, Rows, block_rows, pieces
 from klcli.text.vocabulary import IntArray, Vocabulary
 from klcli.text.windows import NO_TARGET, TokenizedDocument, Window, WindowTable
 
@@ -103,10 +103,10 @@ class ArrayRows:
         self._values = values
         self._are_probabilities = kind == "probs"
         self._windows = windows
-        self._ends = np.cumsum([len(window.targets) for window in windows])
+        self._counts = [len(window.targets) for window in windows]
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return sum(self._counts)
 
     def block(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop``: a tensor (stop - start, vocabulary).
@@ -114,20 +114,16 @@ class ArrayRows:
         Raises:
             SourceError: probabilities that do not sum to 1, or are negative.
         """
-        parts = []
-        for window, end in zip(self._windows, self._ends.tolist(), strict=True):
-            begin = end - len(window.targets)
-            if begin < stop and start < end:
-                first = window.score_from + max(start - begin, 0)
-                last = window.score_from + min(stop, end) - begin
-                parts.append(self._read(window.number, first, last))
-        return torch.cat(parts)
+        found = pieces(self._counts, start, stop)
+        return torch.cat([self._read(self._windows[n], first, last) for n, first, last in found])
 
-    def _read(self, window: int, first: int, last: int) -> Tensor:
-        rows = slice(first, last)
-        part = self._values[(window, rows) if len(self._values.shape) == 3 else rows]
+    def _read(self, window: Window, first: int, last: int) -> Tensor:
+        rows = slice(window.score_from + first, window.score_from + last)
+        part = self._values[(window.number, rows) if len(self._values.shape) == 3 else rows]
         tensor = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
-        return self._log_of(tensor, window, first) if self._are_probabilities else tensor
+        if self._are_probabilities:
+            return self._log_of(tensor, window.number, rows.start)
+        return tensor
 
     def _log_of(self, probabilities: Tensor, window: int, first: int) -> Tensor:
         exact = probabilities.double()
@@ -302,9 +298,9 @@ def _not_distributions(exact: Tensor, sums: Tensor) -> Tensor:
 def _refuse_probabilities_named_logits(spec: str, values: Values, kind: ValueKind) -> None:
     """Probabilities taken for logits give plausible nonsense: nearly uniform distributions."""
     first = torch.as_tensor(np.array(_first_rows(values).tolist())).double()
-    if kind == "logits" and not bool(_not_distributions(first, first.sum(dim=-1)).any()):
+    if kind != "probs" and not bool(_not_distributions(first, first.sum(dim=-1)).any()):
         raise SourceError(
-            f"{spec}: the numbers look like probabilities, not logits; say which with --values"
+            f"{spec}: the numbers look like probabilities, not {kind}; say which with --values"
         )
 
 

@@ -3,7 +3,8 @@
 import contextlib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,11 @@ import transformers
 from torch import Tensor
 
 from klcli.errors import SourceError
-from klcli.sources.options import LoadOptions
+from klcli.sources.head import Head
+from klcli.sources.options import LoadOptions, choose_device
 from klcli.sources.rows import HeadRows, Rows, TensorRows, block_rows
 from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import Window
-
-Head = Callable[[Tensor], Tensor]
 
 PROBE_LENGTH = 32
 EXACT_ENOUGH = 1e-7
@@ -44,7 +44,9 @@ class CausalSource:
         self._embeddings = model.get_output_embeddings()
         self.device: torch.device = model.device
         self.longest = _longest_window(model.config)
-        self._head, self.width, self._dtype = self._prove()
+        self.proof = self._prove()
+        self._head = self.proof.head
+        self.width, self._dtype = self.proof.width, self.proof.dtype
         self.provenance: dict[str, Any] = {
             "source": name,
             "kind": "causal",
@@ -79,7 +81,7 @@ class CausalSource:
         except (RuntimeError, ValueError, IndexError) as error:
             raise SourceError(
                 f"{self.name} fails on a batch of {ids.shape[0]} x {ids.shape[1]} tokens: "
-                f"{_first_line(error)}; try a smaller --batch-tokens or --context"
+                f"{_gist(error)}; try a smaller --batch-tokens or --context"
             ) from error
         scored = torch.cat(
             [
@@ -113,14 +115,15 @@ class CausalSource:
         return captured[0]
 
     @torch.inference_mode()
-    def _prove(self) -> tuple[Head | None, int, torch.dtype]:
-        """The head apart if it gives the model's own logits, and their width and dtype.
+    def _prove(self) -> "Proof":
+        """Find out by a probe whether the model is causal, and whether its head stands alone.
 
         Raises:
             SourceError: what comes later changes what was predicted before: no causal model.
         """
         ids = self._probe()
         whole = self._logits(ids)
+        width, dtype = whole.shape[-1], whole.dtype
         noise = _largest_kl(whole, torch.cat([self._logits(one[None]) for one in ids]))
         bound = max(EXACT_ENOUGH, 2 * noise)
         other_end = ids.clone()
@@ -129,9 +132,14 @@ class CausalSource:
             raise SourceError(
                 f"{self.name} is no causal model: a token changes what it predicts before it"
             )
-        head = _head_of(self._embeddings, self._model.config, whole.dtype)
-        proved = self._divergence_of_head(head, ids, whole) <= bound
-        return (head if proved else None), whole.shape[-1], whole.dtype
+        try:
+            head, self_kl = self._separate_head(ids, whole)
+        except (AttributeError, ValueError, TypeError, IndexError, RuntimeError) as error:
+            return Proof(None, width, dtype, noise, math.inf, f"it cannot be run apart: {error}")
+        if self_kl > bound:
+            reason = f"run apart it differs by {self_kl:.2g} nats from the model"
+            return Proof(None, width, dtype, noise, self_kl, reason)
+        return Proof(head, width, dtype, noise, self_kl, None)
 
     def _probe(self) -> Tensor:
         """Two short windows of random tokens."""
@@ -140,16 +148,30 @@ class CausalSource:
         shape = (2, min(PROBE_LENGTH, self.longest or PROBE_LENGTH))
         return torch.randint(0, top, shape, generator=generator).to(self.device)
 
-    def _divergence_of_head(self, head: Head, ids: Tensor, whole: Tensor) -> float:
-        """The largest KL of the logits of ``head`` from the model's own, inf where it has none."""
-        try:
-            hidden = self._hidden(ids).flatten(0, 1)
-            size = block_rows(whole.shape[-1], whole.dtype.itemsize)
-            apart = HeadRows(hidden, head, size).block(0, len(hidden))
-        except (AttributeError, ValueError, TypeError, IndexError, RuntimeError):
-            return math.inf
-        own = whole.flatten(0, 1)
-        return _largest_kl(own, apart) if own.shape == apart.shape else math.inf
+    def _separate_head(self, ids: Tensor, whole: Tensor) -> tuple[Head, float]:
+        """The head apart, and the largest KL of its logits from the model's own."""
+        hidden = self._hidden(ids).flatten(0, 1)
+        head = _head_of(self._embeddings, self._model.config, hidden.shape[-1], whole.dtype)
+        size = block_rows(whole.shape[-1], whole.dtype.itemsize)
+        apart = HeadRows(hidden, head, size).block(0, len(hidden))
+        return head, _largest_kl(whole.flatten(0, 1), apart)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the probe of a model found.
+
+    ``head`` is None where it cannot be separated, and ``reason`` says why. ``self_kl`` is the
+    largest KL (nats) of the head's logits from the model's own, ``noise`` that of the model's own
+    in another batch shape. Logits are ``width`` wide and of ``dtype``.
+    """
+
+    head: Head | None
+    width: int
+    dtype: torch.dtype
+    noise: float
+    self_kl: float
+    reason: str | None
 
 
 def load_causal(spec: str, options: LoadOptions) -> CausalSource:
@@ -182,9 +204,10 @@ def load_causal(spec: str, options: LoadOptions) -> CausalSource:
             f"{spec} lacks {len(missing)} weights of a {type(model).__name__}, first {missing[0]}: "
             "give a complete causal language model"
         )
+    vocabulary = vocabulary_of(tokenizer, spec)
     with _loading(spec):
-        model.to(_device(options.device)).eval()
-    return CausalSource(spec, model, vocabulary_of(tokenizer, spec), options.revision)
+        model.to(choose_device(options.device)).eval()
+        return CausalSource(spec, model, vocabulary, options.revision)
 
 
 def vocabulary_of(tokenizer: Any, name: str) -> Vocabulary:
@@ -208,7 +231,10 @@ def load_tokenizer(spec: str, options: LoadOptions) -> Vocabulary:
     place, gguf = _locate(spec)
     with _quiet_transformers(), _loading(spec):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            place, trust_remote_code=options.trust_remote_code, **gguf
+            place,
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+            **gguf,
         )
     return vocabulary_of(tokenizer, spec)
 
@@ -219,7 +245,7 @@ def _locate(spec: str) -> tuple[str, dict[str, Any]]:
     if path.is_file() and path.suffix == ".gguf":
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
-        if not list(path.glob("*.json")):
+        if not (path / "config.json").is_file():
             raise SourceError(f"the folder {spec} holds no model: it has no config.json")
         return spec, {}
     if path.exists():
@@ -239,18 +265,16 @@ def _loading(spec: str) -> Iterator[None]:
     except OSError as error:
         raise SourceError(
             f"cannot load {spec!r}: it is no file or folder here, and no model of that name could "
-            f"be had from the Hub or its cache ({_first_line(error)})"
+            f"be had from the Hub or its cache ({_gist(error)})"
             if not Path(spec).exists()
-            else f"cannot load {spec}: {_first_line(error)}"
+            else f"cannot load {spec}: {_gist(error)}"
         ) from error
     except Exception as error:
-        raise SourceError(
-            f"cannot load {spec}: {type(error).__name__}: {_first_line(error)}"
-        ) from error
+        raise SourceError(f"cannot load {spec}: {type(error).__name__}: {_gist(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+def _gist(error: BaseException) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:400]
 
 
 def _check_causal(spec: str, config: Any) -> None:
@@ -268,37 +292,22 @@ def _dtype(name: str, *, is_gguf: bool) -> Any:
     return getattr(torch, name)
 
 
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def _longest_window(config: Any) -> int | None:
     longest = getattr(config.get_text_config(), "max_position_embeddings", None)
     return longest if isinstance(longest, int) and longest > 0 else None
 
 
-def _head_of(embeddings: Any, config: Any, dtype: torch.dtype) -> Head:
+def _head_of(embeddings: Any, config: Any, size: int, dtype: torch.dtype) -> Head:
     """The output embeddings, and what some families do to the logits behind them."""
     text = config.get_text_config()
-    softcap = getattr(text, "final_logit_softcapping", None)
-    multiplier = getattr(text, "logit_scale", None)
-    divisor = getattr(text, "logits_scaling", None)
-
-    def head(hidden: Tensor) -> Tensor:
-        logits: Tensor = embeddings(hidden)
-        if multiplier is not None:
-            logits = logits * multiplier
-        if divisor is not None:
-            logits = logits / divisor
-        if softcap is not None:
-            logits = torch.tanh(logits / softcap) * softcap
-        return logits.to(dtype)
-
-    return head
+    return Head(
+        project=embeddings,
+        size=size,
+        dtype=dtype,
+        multiplier=getattr(text, "logit_scale", None),
+        divisor=getattr(text, "logits_scaling", None),
+        softcap=getattr(text, "final_logit_softcapping", None),
+    )
 
 
 def _largest_kl(p: Tensor, q: Tensor) -> float:

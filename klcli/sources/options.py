@@ -7,6 +7,17 @@ DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 Values = Literal["auto", "logits", "log_probs", "probs"]
 
 
+def choose_device(name: str) -> str:
+    """The device that a name means: ``auto`` is a GPU where there is one."""
+    import torch
+
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
     """How one source is opened. What does not apply to its kind is ignored.

@@ -4,7 +4,7 @@ A batch of 2,048 positions over 262,144 tokens is 2 GB in float32. Rows hold wha
 made of instead, and make one block of them when it is asked for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -56,6 +56,19 @@ def block_rows(width: int, element_size: int) -> int:
     while rows > SMALLEST_BLOCK and rows * width * element_size > BLOCK_BYTES:
         rows //= 2
     return rows
+
+
+def pieces(counts: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Which rows of which window the rows ``start`` to ``stop`` of a batch are.
+
+    ``counts`` are the scored rows of each window. Gives (window, first row, row after the last).
+    """
+    begin = 0
+    for number, count in enumerate(counts):
+        first, last = max(start - begin, 0), min(stop - begin, count)
+        if first < last:
+            yield number, first, last
+        begin += count
 
 
 class TensorRows:

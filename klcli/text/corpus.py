@@ -98,7 +98,8 @@ def _decode(raw: bytes, name: str) -> str:
 def _text_documents(text: str, name: str, split: DocumentSplit) -> list[Document]:
     if split == "file":
         return [Document(name=name, text=text)] if text.strip() else []
-    pieces = text.split("\n") if split == "line" else re.split(r"\n(?:[ \t\r]*\n)+", text)
+    border = r"\r?\n" if split == "line" else r"\r?\n(?:[ \t\r]*\n)+"
+    pieces = re.split(border, text)
     return [
         Document(name=f"{name}#{number}", text=piece)
         for number, piece in enumerate(pieces, start=1)

@@ -22,7 +22,7 @@ PROBE = (
 )
 """A text of many scripts and kinds: two tokenizers that encode it alike split text alike."""
 
-_WORD = re.compile(rb"\S+")
+_WORD = re.compile(r"\S+")
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -114,6 +114,11 @@ class Vocabulary:
         """Strings such as ``<|endoftext|>`` that the tokenizer can read as one special token."""
         decoder = self._backend.get_added_tokens_decoder()
         return tuple(token.content for token in decoder.values() if token.special)
+
+    @cached_property
+    def special_ids(self) -> tuple[int, ...]:
+        """The ids of ``special_strings``."""
+        return tuple(self._tokens[string] for string in self.special_strings)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -232,16 +237,22 @@ def _describe_ids(
 
 def _ends_of_offsets(character_ends: list[int], text: str) -> IntArray:
     """Byte ends out of character ends, made to tile: ordered, and the last one ends the text."""
-    widths = [len(character.encode()) for character in text]
-    byte_of_character = np.concatenate([[0], np.cumsum(widths, dtype=np.int64)])
+    byte_of_character = _bytes_before(text)
     ends = np.maximum.accumulate(byte_of_character[np.array(character_ends, dtype=np.int64)])
     if len(ends):
         ends[-1] = byte_of_character[-1]
     return ends.astype(np.int64)
 
 
+def _bytes_before(text: str) -> IntArray:
+    """How many UTF-8 bytes stand before each character, and in all."""
+    widths = [len(character.encode()) for character in text]
+    return np.append(0, np.cumsum(widths, dtype=np.int64))
+
+
 def _words_of_tokens(ends: IntArray, text: str) -> IntArray:
-    starts = np.array([match.start() for match in _WORD.finditer(text.encode())], dtype=np.int64)
+    places = np.array([match.start() for match in _WORD.finditer(text)], dtype=np.int64)
+    starts = places if text.isascii() else _bytes_before(text)[places]
     return np.bincount(np.searchsorted(ends, starts, side="right"), minlength=len(ends))[
         : len(ends)
     ]

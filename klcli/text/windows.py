@@ -5,13 +5,14 @@ reading ids 0…i. A protocol cuts every document into windows and says which ro
 token is scored at most once.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from klcli.errors import CorpusError, UsageError
+from klcli.text.corpus import Corpus
 from klcli.text.vocabulary import Encoding, IntArray, Vocabulary
 
 ProtocolName = Literal["rolling", "llama.cpp"]
@@ -60,10 +61,16 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowTable:
-    """All windows of a run, in reading order, with the documents they are cut from."""
+    """All windows of a run, in reading order, with the documents they are cut from.
+
+    ``protocol`` says how they were cut, as a report shows it, and ``corpora`` whose documents they
+    are; both are empty where that is not known.
+    """
 
     documents: tuple[TokenizedDocument, ...]
     windows: tuple[Window, ...]
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    corpora: tuple[Corpus, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -81,7 +88,7 @@ class WindowTable:
             taken[corpus] = taken.get(corpus, 0) + 1
             if taken[corpus] <= limit:
                 kept.append(window)
-        return WindowTable(documents=self.documents, windows=tuple(kept))
+        return replace(self, windows=tuple(kept))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +164,11 @@ def _check_window_shape(name: str, context: int, stride: int, score_from: int, b
         raise UsageError(f"--score-from {score_from} must lie between 0 and {context - 1}")
     if name == "llama.cpp" and stride != context:
         raise UsageError("--protocol llama.cpp has disjoint windows: leave out --stride")
+    if name == "llama.cpp" and score_from > context - 2:
+        raise UsageError(
+            f"--protocol llama.cpp scores positions {score_from} to {context - 2} of a chunk of "
+            f"{context}, which is none: give a larger --context or a smaller --score-from"
+        )
     if name == "llama.cpp" and bos == "document":
         raise UsageError("--protocol llama.cpp puts a BOS into every window or into none")
 

@@ -1,0 +1,62 @@
+"""The output head: what makes logits of the last hidden states."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """An output head apart from its model.
+
+    ``project`` multiplies hidden states (rows, ``size``) by the output embeddings. What some
+    families do behind that comes in this order: times ``multiplier``, divided by ``divisor``,
+    soft-capped to ±``softcap``. The logits have ``dtype``.
+    """
+
+    project: Callable[[Tensor], Tensor]
+    size: int
+    dtype: torch.dtype
+    multiplier: float | None = None
+    divisor: float | None = None
+    softcap: float | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits (rows, vocabulary) of hidden states (rows, size)."""
+        logits = self.project(hidden)
+        if self.multiplier is not None:
+            logits = logits * self.multiplier
+        if self.divisor is not None:
+            logits = logits / self.divisor
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits.to(self.dtype)
+
+    def matrix(self, hidden_dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+        """The projection as ``weight`` (vocabulary, size) and, where there is one, ``bias``.
+
+        A quantised or adapted layer is taken as it acts: by what it makes of unit vectors.
+        """
+        layer = self.project
+        if type(layer) is torch.nn.Linear:
+            bias = {} if layer.bias is None else {"bias": layer.bias.detach()}
+            return {"weight": layer.weight.detach()} | bias
+        zero = torch.zeros(1, self.size, dtype=hidden_dtype, device=device)
+        unit = torch.eye(self.size, dtype=hidden_dtype, device=device)
+        shift = layer(zero)
+        return {"weight": (layer(unit) - shift).T.contiguous(), "bias": shift[0]}
+
+    def with_matrix(self, matrix: dict[str, Tensor]) -> "Head":
+        """The same head with a matrix as ``matrix`` gives it in the place of a layer."""
+        return Head(
+            project=partial(functional.linear, weight=matrix["weight"], bias=matrix.get("bias")),
+            size=self.size,
+            dtype=self.dtype,
+            multiplier=self.multiplier,
+            divisor=self.divisor,
+            softcap=self.softcap,
+        )

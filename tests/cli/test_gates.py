@@ -1,0 +1,80 @@
+"""Exit codes: a failed gate and a broken run are never mistaken for each other."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from running import Run
+
+LIMIT = ("--limit", "1", "--quiet")
+
+
+def test_a_gate_that_holds_exits_0(
+    klcli: Run, reference: Path, candidate: Path, corpus: Path
+) -> None:
+    done = klcli("compare", reference, candidate, corpus, "--gate", "kl.mean<=0.01", *LIMIT)
+    assert done.code == 0
+    assert "PASS" in done.out
+
+
+def test_a_gate_that_fails_exits_3_with_all_outputs_written(
+    klcli: Run, reference: Path, candidate: Path, corpus: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run.json"
+    done = klcli(
+        "compare", reference, candidate, corpus, *LIMIT, "--output", run,
+        "--gate", "kl.mean<=0.01", "--gate", "kl.max<=1e-9",
+    )  # fmt: skip
+    assert done.code == 3
+    assert "FAIL" in done.out
+    report = json.loads(run.read_text())
+    assert report["verdict"] == "fail"
+    assert [gate["verdict"] for gate in report["gates"]] == ["pass", "fail"]
+
+
+@pytest.mark.parametrize("gate", ["kld<=1", "kl.p42<=1", "kl<1", "perplexity<=3", ""])
+def test_an_unknown_gate_exits_2_before_any_work(klcli: Run, gate: str) -> None:
+    done = klcli("compare", "no-such-model", "none", "none.txt", "--gate", gate)
+    assert done.code == 2
+    assert "--gate" in done.err
+    assert done.out == ""
+
+
+def test_nan_in_logits_fails_a_gate_until_it_is_allowed(
+    klcli: Run, fixtures: Path, tmp_path: Path
+) -> None:
+    import numpy as np
+
+    with np.load(fixtures / "logits/candidate.npz") as saved:
+        logits, tokens = saved["logits"].copy(), saved["tokens"]
+    logits[3, 5, 7] = np.nan
+    np.savez(tmp_path / "broken.npz", logits=logits, tokens=tokens)
+    arguments = (
+        "compare", fixtures / "logits/reference.npz", tmp_path / "broken.npz",
+        "--gate", "kl<=0.01",
+    )  # fmt: skip
+    done = klcli(*arguments)
+    assert done.code == 3
+    assert "1 of 3584 tokens are left out" in " ".join(done.err.split())
+    assert klcli(*arguments, "--allow-excluded").code == 0
+
+
+def test_an_infinite_kl_fails_a_gate_and_is_said(
+    klcli: Run, fixtures: Path, tmp_path: Path
+) -> None:
+    import numpy as np
+
+    with np.load(fixtures / "logits/candidate.npz") as saved:
+        logits, tokens = saved["logits"].copy(), saved["tokens"]
+    logits[3, 5, 7] = -np.inf
+    np.savez(tmp_path / "banned.npz", logits=logits, tokens=tokens)
+    done = klcli(
+        "compare", fixtures / "logits/reference.npz", tmp_path / "banned.npz",
+        "--gate", "kl<=0.01", "--format", "json",
+    )  # fmt: skip
+    assert done.code == 3
+    report = json.loads(done.out)
+    assert report["metrics"]["kl"]["mean"] == "inf"
+    assert report["counts"]["infinite"] == 1
+    assert "infinite" in [warning["code"] for warning in report["warnings"]]

@@ -1,0 +1,77 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from klcli.render.numbers import apart, count, fixed, number, percent
+
+
+@pytest.mark.parametrize(
+    ("x", "shown"),
+    [
+        (None, "–"),
+        (math.nan, "–"),
+        (math.inf, "inf"),
+        (-math.inf, "-inf"),
+        (0.0, "0"),
+        (2.14112018, "2.1411"),
+        (12.34567, "12.346"),
+        (12345.678, "12346"),
+        (123456.78, "123457"),
+        (0.96651785, "0.9665"),
+        (0.00101425, "0.001014"),
+        (-0.00023461, "-0.000235"),
+        (0.0000312, "3.12e-05"),
+        (12345678.0, "1.23e+07"),
+    ],
+)
+def test_a_number_is_short_and_has_its_significant_digits(x: float | None, shown: str) -> None:
+    assert number(x) == shown
+
+
+@given(st.floats(min_value=-1e99, max_value=1e99).filter(lambda x: abs(x) > 1e-99))
+def test_a_number_has_its_column(x: float) -> None:
+    assert len(number(x).removeprefix("-")) <= 9
+    assert float(number(x)) == pytest.approx(x, rel=0.006)
+
+
+def test_a_share_is_shown_in_percent() -> None:
+    assert (percent(0.96651785), percent(1.0), percent(None)) == ("96.652", "100.00", "–")
+
+
+def test_a_fixed_number_gives_up_decimals_before_its_column() -> None:
+    shown = [fixed(x, 3, 6) for x in (1.5, 99.9999, 123.456, 12345.6, math.nan, None, math.inf)]
+    assert shown == ["1.500", "100.00", "123.46", "12346", "–", "–", "inf"]
+
+
+def test_what_is_counted_is_named() -> None:
+    assert (count(1, "token"), count(1234, "token"), count(0, "token")) == (
+        "1 token", "1,234 tokens", "0 tokens",
+    )  # fmt: skip
+    assert (count(None), count(1234567)) == ("–", "1,234,567")
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "shown"),
+    [
+        (0.0100001, 0.01, "0.0100001"),
+        (0.01, 0.01, "0.01"),
+        (0.012345671, 0.012345671, "0.012345671"),
+        (0.5, 0.01, "0.5"),
+        (0.123456789, 0.5, "0.12346"),
+        (math.inf, 0.5, "inf"),
+        (None, 0.5, "–"),
+    ],
+)
+def test_a_value_stands_to_its_limit_in_print_as_in_truth(
+    value: float | None, limit: float, shown: str
+) -> None:
+    assert apart(value, limit) == shown
+
+
+@given(st.floats(1e-9, 1e9), st.floats(-1e-6, 1e-6))
+def test_a_printed_value_never_contradicts_the_verdict(limit: float, difference: float) -> None:
+    value = limit * (1 + difference)
+    shown = float(apart(value, limit))
+    assert (shown <= limit, shown >= limit) == (value <= limit, value >= limit)

