@@ -1,31 +1,50 @@
-"""The two main jobs as functions: ``compare`` and ``perplexity``."""
+"""What klcli does, as functions: ``compare``, ``perplexity`` and ``record``."""
 
+import gc
+import os
 import platform
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import version
-from typing import Any, TypedDict, Unpack
+from pathlib import Path
+from typing import Any, TypedDict, Unpack, cast, get_args
 
 import torch
 
 import klcli
 from klcli.errors import UsageError
 from klcli.judge.conclude import Conditions, conclude
-from klcli.judge.gate import parse_gate
+from klcli.judge.gate import Gate, parse_gate
 from klcli.judge.report import Report
 from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.measure.align import Scope, align
 from klcli.measure.evaluate import Progress, evaluate
 from klcli.measure.scores import SIDES
-from klcli.sources import OpenSource, open_source
+from klcli.sources import OpenSource, kind_of, open_source
+from klcli.sources.causal import CausalSource, load_causal
 from klcli.sources.options import DtypeName, LoadOptions, Values
-from klcli.text.corpus import DocumentSplit
-from klcli.text.windows import Bos, ProtocolName, SpecialTokens
+from klcli.sources.recorder import KindChoice, Recorded
+from klcli.sources.recorder import record as write_recording
+from klcli.text.corpus import STDIN, Corpus, DocumentSplit, read_corpus
+from klcli.text.windows import Bos, ProtocolName, SpecialTokens, WindowTable
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 4096}
 """How many ids a model reads at once, by kind of device, where ``batch_tokens`` is not given."""
 
 DEFAULT_OUTLIERS = 10
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "protocol": get_args(ProtocolName),
+    "bos": get_args(Bos),
+    "special_tokens": get_args(SpecialTokens),
+    "documents": get_args(DocumentSplit),
+    "dtype": get_args(DtypeName),
+    "values": get_args(Values),
+}
+DEFAULT_TOP_K = 1024
 
 
 class RunOptions(TypedDict, total=False):
@@ -70,11 +89,13 @@ class RunOptions(TypedDict, total=False):
 class CompareOptions(RunOptions, total=False):
     """Keyword arguments of ``compare`` beside those of ``RunOptions``.
 
-    ``outliers`` is how many outlier tokens are reported. What stands for one side only goes before
-    what stands for both.
+    ``outliers`` is how many outlier tokens are reported. ``one_at_a_time`` keeps one model in
+    memory at a time: the reference goes through a temporary recording. What stands for one side
+    only goes before what stands for both.
     """
 
     outliers: int
+    one_at_a_time: bool
     reference_dtype: DtypeName | None
     candidate_dtype: DtypeName | None
     reference_device: str | None
@@ -90,15 +111,16 @@ class CompareOptions(RunOptions, total=False):
 def compare(
     reference: str,
     candidate: str,
-    corpus: str | Sequence[str] = (),
+    corpus: Paths = (),
     **options: Unpack[CompareOptions],
 ) -> Report:
     """Compare what two sources predict at every scored token of a text.
 
     Args:
-        reference, candidate: a Hub id, a model folder, a ``.gguf`` file or a logit file each.
-        corpus: path of a text or several, "-" for stdin. Not needed with a logit file, which brings
-            its tokens.
+        reference, candidate: a Hub id, a model folder, a ``.gguf`` file, a recording or a logit
+            file each.
+        corpus: path of a text or several, "-" for stdin. Not needed with a recording or a logit
+            file, which bring their tokens.
         options: see ``CompareOptions`` and ``RunOptions``.
 
     Returns:
@@ -107,45 +129,165 @@ def compare(
     Raises:
         KlcliError: an input cannot be read or does not fit the other.
     """
-    return _run((reference, candidate), corpus, options, CompareOptions, COMPARE_METRICS)
+    _check_options(options, CompareOptions)
+    gates = _gates(options, COMPARE_METRICS)
+    corpora = _read(corpus, options)
+    loads = _load_options(options, (reference, candidate))
+    tell = options.get("status") or _silent
+    if options.get("one_at_a_time"):
+        with tempfile.TemporaryDirectory(prefix="klcli-") as folder:
+            first = _recorded_source(reference, loads[0], corpora, options, Path(folder))
+            tell(f"loading {candidate}")
+            second = open_source(candidate, loads[1])
+            return _report([first, second], [], Scope(), options, gates)
+    sources = []
+    for spec, load in zip((reference, candidate), loads, strict=True):
+        tell(f"loading {spec}")
+        sources.append(open_source(spec, load))
+    return _report(sources, corpora, _scope(options), options, gates)
 
 
-def perplexity(
-    model: str, corpus: str | Sequence[str] = (), **options: Unpack[RunOptions]
-) -> Report:
+def perplexity(model: str, corpus: Paths = (), **options: Unpack[RunOptions]) -> Report:
     """Score every token of a text with one source: NLL, perplexity, bits per byte.
 
     Args:
-        model: a Hub id, a model folder, a ``.gguf`` file or a logit file.
-        corpus: path of a text or several, "-" for stdin. Not needed with a logit file.
+        model: a Hub id, a model folder, a ``.gguf`` file, a recording or a logit file.
+        corpus: path of a text or several, "-" for stdin. Not needed with a recording or logit file.
         options: see ``RunOptions``.
 
     Raises:
         KlcliError: an input cannot be read.
     """
-    return _run((model,), corpus, options, RunOptions, PERPLEXITY_METRICS)
+    _check_options(options, RunOptions)
+    gates = _gates(options, PERPLEXITY_METRICS)
+    corpora = _read(corpus, options)
+    (load,) = _load_options(options, (model,))
+    (options.get("status") or _silent)(f"loading {model}")
+    source = open_source(model, load)
+    return _report([source], corpora, _scope(options), options, gates)
 
 
-def _run(
-    specs: Sequence[str],
-    corpus: str | Sequence[str],
-    options: Mapping[str, Any],
-    known: type,
-    metrics: Mapping[str, tuple[str, ...]],
-) -> Report:
-    if unknown := sorted(set(options) - set(known.__annotations__)):
-        raise TypeError(f"unknown options: {', '.join(unknown)}")
-    gates = [parse_gate(text, metrics) for text in options.get("gates", ())]
-    corpora = [corpus] if isinstance(corpus, str) else list(corpus)
-    _check_counts(options)
-    tell = options.get("status") or (lambda _: None)
-    sources = []
-    for spec, load in zip(specs, _load_options(options, len(specs)), strict=True):
-        tell(f"loading {spec}")
-        sources.append(open_source(spec, load))
+def record(
+    model: str,
+    corpus: Paths,
+    output: str,
+    *,
+    kind: KindChoice = "auto",
+    top_k: int = DEFAULT_TOP_K,
+    **options: Unpack[RunOptions],
+) -> Recorded:
+    """Save what a model predicts on a text, to compare it later without the model.
+
+    ``output`` is a folder, klcli's own recording, or a file that ends in ``.kld``, for llama.cpp. A
+    recording that was killed goes on where it stopped; a complete one is left as it is.
+
+    Args:
+        model: a Hub id, a model folder or a ``.gguf`` file.
+        corpus: path of a text or several, "-" for stdin.
+        output: where to.
+        kind: "hidden" keeps the final hidden states and the output head once, small and exact;
+            "logits" the logits; "topk" the ``top_k`` most probable tokens, which give lower bounds.
+            "auto" is hidden where a probe proves the head, else logits.
+        top_k: how many tokens "topk" keeps.
+        options: see ``RunOptions``; gates do not apply.
+
+    Raises:
+        KlcliError: an input cannot be read, or the output cannot be written.
+    """
+    _check_options(options, RunOptions)
+    tell = options.get("status") or _silent
+    if output.endswith(".kld"):
+        _refuse_for_base_file(options, kind)
+        options = {**options, "protocol": "llama.cpp"}
+    corpora = _read(corpus, options)
+    (load,) = _load_options(options, (model,))
+    tell(f"loading {model}")
+    source = load_causal(model, load)
     tell("reading the text")
-    alignment = align(sources, corpora, Scope(**_picked(options, Scope)))
-    shown = options.get("outliers", DEFAULT_OUTLIERS)
+    table = align([source], corpora, _scope(options)).table
+    if output.endswith(".kld"):
+        return _record_base_file(source, table, Path(output), options)
+    return write_recording(
+        source,
+        table,
+        Path(output),
+        kind=kind,
+        top_k=top_k,
+        batch_tokens=options.get("batch_tokens") or _batch_tokens([source]),
+        software=_environment(),
+        progress=options.get("progress"),
+    )
+
+
+def _refuse_for_base_file(options: RunOptions, kind: KindChoice) -> None:
+    if (protocol := options.get("protocol")) not in (None, "llama.cpp"):
+        raise UsageError(f"a .kld file has the protocol llama.cpp: leave out --protocol {protocol}")
+    if options.get("score_from") is not None or options.get("stride") is not None:
+        raise UsageError("a .kld file scores the second half of disjoint chunks: leave out "
+                         "--score-from and --stride")  # fmt: skip
+    if kind != "auto":
+        raise UsageError(f"a .kld file holds 16-bit codes: leave out --kind {kind}")
+
+
+def _record_base_file(
+    source: CausalSource, table: WindowTable, path: Path, options: RunOptions
+) -> Recorded:
+    from klcli.sources.llamacpp import write_base_file
+
+    write_base_file(
+        path,
+        source,
+        table,
+        batch_tokens=options.get("batch_tokens") or _batch_tokens([source]),
+        progress=options.get("progress"),
+    )
+    return Recorded(
+        kind="llama.cpp base file",
+        reason=None,
+        rows=table.tokens,
+        rows_before=0,
+        bytes=path.stat().st_size,
+    )
+
+
+def _recorded_source(
+    spec: str,
+    load: LoadOptions,
+    corpora: Sequence[Corpus],
+    options: CompareOptions,
+    folder: Path,
+) -> OpenSource:
+    """A reference whose model has left the memory again: what it predicts is in ``folder``."""
+    (options.get("status") or _silent)(f"loading {spec}")
+    live = load_causal(spec, load)
+    table = align([live], corpora, _scope(options)).table
+    write_recording(
+        live,
+        table,
+        folder,
+        kind="auto",
+        top_k=DEFAULT_TOP_K,
+        batch_tokens=options.get("batch_tokens") or _batch_tokens([live]),
+        software=_environment(),
+        progress=options.get("progress"),
+    )
+    source = open_source(str(folder), load)
+    source.name, source.provenance = live.name, live.provenance
+    del live
+    gc.collect()
+    return source
+
+
+def _report(
+    sources: Sequence[OpenSource],
+    corpora: Sequence[Corpus],
+    scope: Scope,
+    options: CompareOptions | RunOptions,
+    gates: Sequence[Gate],
+) -> Report:
+    (options.get("status") or _silent)("reading the text")
+    alignment = align(sources, corpora, scope)
+    shown: int = cast("CompareOptions", options).get("outliers", DEFAULT_OUTLIERS)
     evaluation = evaluate(
         alignment.table,
         sources,
@@ -164,6 +306,35 @@ def _run(
     )
 
 
+def _check_options(options: Mapping[str, Any], known: type) -> None:
+    if unknown := sorted(set(options) - set(known.__annotations__)):
+        raise TypeError(f"unknown options: {', '.join(unknown)}")
+    _check_counts(options)
+    _check_choices(options)
+
+
+def _read(corpus: Paths, options: Mapping[str, Any]) -> list[Corpus]:
+    """Read the corpora before anything large is loaded."""
+    paths = [corpus] if isinstance(corpus, str | os.PathLike) else corpus
+    names = [os.fspath(path) for path in paths]
+    if names.count(STDIN) > 1:
+        raise UsageError("stdin (-) can be read once: name it once")
+    return [read_corpus(name, options.get("documents", "file")) for name in names]
+
+
+def _gates(options: Mapping[str, Any], metrics: Mapping[str, tuple[str, ...]]) -> list[Gate]:
+    given = options.get("gates", ())
+    return [parse_gate(text, metrics) for text in ([given] if isinstance(given, str) else given)]
+
+
+def _scope(options: Mapping[str, Any]) -> Scope:
+    return Scope(**_picked(options, Scope))
+
+
+def _silent(_: str) -> None:
+    """Tell nobody."""
+
+
 def _check_counts(options: Mapping[str, Any]) -> None:
     for name, least in (("context", 1), ("stride", 1), ("score_from", 0), ("limit", 1),
                         ("batch_tokens", 1), ("outliers", 0)):  # fmt: skip
@@ -172,21 +343,31 @@ def _check_counts(options: Mapping[str, Any]) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
 
 
-def _load_options(options: Mapping[str, Any], sides: int) -> list[LoadOptions]:
-    """How each side is opened: what is given for one side goes before what is given for both."""
+def _check_choices(options: Mapping[str, Any]) -> None:
+    """A word that is none of the choices would otherwise act as one of them."""
+    for name, value in options.items():
+        choices = CHOICES.get(name.removeprefix("reference_").removeprefix("candidate_"))
+        if choices is not None and value is not None and value not in choices:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {value}: one of {', '.join(choices)} is wanted"
+            )
+
+
+def _load_options(options: Mapping[str, Any], specs: Sequence[str]) -> list[LoadOptions]:
+    """How each side is opened: what is given for one side goes before what is given for both.
+
+    The tokens of a file of top log-probabilities are those of the model that it is compared with.
+    """
     shared = _picked(options, LoadOptions)
-    if sides == 1:
-        return [LoadOptions(**shared)]
-    return [
-        LoadOptions(
-            **{
-                field.name: options.get(f"{side}_{field.name}") or shared[field.name]
-                for field in fields(LoadOptions)
-                if field.name in shared or options.get(f"{side}_{field.name}")
-            }
-        )
-        for side in SIDES
-    ]
+    models = [spec for spec in specs if kind_of(spec) in ("model", "recording")]
+    loads = []
+    for side, spec in zip(SIDES, specs, strict=False):
+        own = {f.name: options.get(f"{side}_{f.name}") for f in fields(LoadOptions)}
+        chosen = shared | {name: value for name, value in own.items() if value is not None}
+        if kind_of(spec) == "top log-probabilities" and models:
+            chosen = {"tokenizer": models[0]} | chosen
+        loads.append(LoadOptions(**chosen))
+    return loads
 
 
 def _picked(options: Mapping[str, Any], kind: type) -> dict[str, Any]:
@@ -200,14 +381,18 @@ def _batch_tokens(sources: Sequence[OpenSource]) -> int:
 
 def _conditions(sources: Sequence[OpenSource]) -> Conditions:
     roles = SIDES if len(sources) == 2 else ("model",)
-    versions = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
     return Conditions(
         models={role: s.provenance for role, s in zip(roles, sources, strict=True)},
-        environment={
-            "klcli": klcli.__version__,
-            "python": platform.python_version(),
-            **versions,
-            "platform": platform.platform(),
-            "threads": torch.get_num_threads(),
-        },
+        environment=_environment() | {"device": str(sources[0].device)},
     )
+
+
+def _environment() -> dict[str, Any]:
+    versions = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
+    return {
+        "klcli": klcli.__version__,
+        "python": platform.python_version(),
+        **versions,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+    }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from klcli import __version__
-from klcli.errors import ExitCode, KlcliError
+from klcli.errors import ExitCode, KlcliError, OutputError
 
 if TYPE_CHECKING:
     from klcli.judge.report import Report
@@ -262,6 +262,12 @@ output_options = _options(
     help="How many outlier tokens are reported: the N with the largest KL, and the N that stand "
     "out most among tokens of like confidence.",
 )
+@click.option(
+    "--one-at-a-time",
+    is_flag=True,
+    help="Keep one model in memory at a time: the reference's predictions go through a temporary "
+    "recording.",
+)
 @output_options
 def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: Any) -> int:
     """Compare what two models predict: KL, NLL and perplexity; outliers; gates.
@@ -270,16 +276,19 @@ def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: 
     klcli compare gpt2 distilgpt2 corpus.txt
     klcli compare model-f32/ model-4bit/ corpus.txt --gate 'kl.mean<=0.01' --output run.json
     klcli compare model/ model/ corpus.txt --candidate-dtype bfloat16
+    klcli compare base.recording model-4bit/ --gate 'top1_agreement>=0.98'
     klcli compare teacher.npz student.safetensors
 
-    REFERENCE and CANDIDATE are each a Hub id, a model folder, a .gguf file, or a logit file (.npy
-    .npz .pt .safetensors). CORPUS is any number of text files, .jsonl with a "text" field, .gz of
-    these, or - for stdin; a logit file brings its tokens and needs none. Every divergence is
+    REFERENCE and CANDIDATE are each a Hub id, a model folder, a .gguf file, a recording, or a logit
+    file (.npy .npz .pt .safetensors, llama.cpp's base files, or .jsonl with top_logprobs). CORPUS
+    is any number of text files, .jsonl with a "text" field, .gz of these, or - for stdin;
+    recordings and logit files bring their tokens and need none. Every divergence is
     KL(REFERENCE‖CANDIDATE) in nats.
     """  # noqa: D301
     from klcli.api import compare as run
 
-    return _run(lambda **hooks: run(reference, candidate, corpus, **hooks), **options)
+    inputs = (reference, candidate, *corpus)
+    return _run(lambda **hooks: run(reference, candidate, corpus, **hooks), inputs, **options)
 
 
 @cli.command()
@@ -296,16 +305,98 @@ def perplexity(model: str, corpus: tuple[str, ...], **options: Any) -> int:
     klcli perplexity model.gguf wiki.txt code.txt --context 1024
     klcli perplexity model/ wiki.test.raw --protocol llama.cpp --gate 'perplexity<=24'
 
-    MODEL is a Hub id, a model folder, a .gguf file, or a logit file. Several CORPUS files give a
-    row each and a total over all their tokens.
+    MODEL is a Hub id, a model folder, a .gguf file, a recording, or a logit file. Several CORPUS
+    files give a row each and a total over all their tokens.
     """  # noqa: D301
     from klcli.api import perplexity as run
 
-    return _run(lambda **hooks: run(model, corpus, **hooks), **options)
+    return _run(lambda **hooks: run(model, corpus, **hooks), (model, *corpus), **options)
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("corpus", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(),
+    metavar="RECORDING",
+    help="The folder to record to, or a file ending in .kld for llama.cpp's --kl-divergence.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["auto", "hidden", "logits", "topk"]),
+    default="auto",
+    show_default=True,
+    help="What is kept of each token: hidden, the final hidden state (small and exact, with the "
+    "output head once); logits; topk, the most probable tokens (divergences are lower bounds). "
+    "auto: hidden if a probe proves that the head gives the model's own logits, else logits.",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    metavar="K",
+    help="How many tokens --kind topk keeps.",
+)
+@window_options
+@_source_options(sided=False)
+@click.option("--quiet", is_flag=True, help="No progress and no summary on stderr.")
+def record(model: str, corpus: tuple[str, ...], output: str, quiet: bool, **options: Any) -> int:
+    """Save a model's predictions, to compare other models with them later.
+
+    \b
+    klcli record gpt2 corpus.txt -o gpt2.recording
+    klcli record model/ wiki.txt -o base.kld --context 512
+    klcli compare gpt2.recording distilgpt2
+
+    Run again after a kill it goes on where it stopped; a complete recording is left untouched.
+    """  # noqa: D301
+    from klcli.api import record as run
+
+    with _progress(quiet) as hooks:
+        done = run(model, corpus, output, **(options | hooks))
+    if not quiet:
+        if done.reason:
+            click.echo(f"Warning: {_safe(done.reason)}", err=True)
+        new = done.rows - done.rows_before
+        click.echo(
+            f"{_safe(output)}: {done.kind}, {done.rows:,} tokens ({new:,} new), "
+            f"{done.bytes:,} bytes",
+            err=True,
+        )
+    return ExitCode.DONE
+
+
+@cli.command()
+@click.argument("path", metavar="FILE")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How it is printed.",
+)
+def inspect(path: str, format_: str) -> int:
+    """Show what a recording, logit file or report holds, without running a model.
+
+    \b
+    klcli inspect gpt2.recording
+    klcli inspect base.kld --format json
+    """  # noqa: D301
+    from klcli.inspection import inspect as look
+    from klcli.render.data import render_facts
+
+    render_facts(look(path), sys.stdout, as_json=format_ == "json")
+    return ExitCode.DONE
 
 
 def _run(
     job: Callable[..., "Report"],
+    inputs: Sequence[str],
     *,
     tokens: "TokenChoice",
     format_: str,
@@ -316,7 +407,7 @@ def _run(
     """Do the job with progress shown, write and print its report, and return the exit code."""
     from klcli.render.files import check_outputs, write_outputs
 
-    check_outputs(outputs)
+    check_outputs(outputs, inputs)
     with _progress(quiet) as hooks:
         report = job(**options, **hooks)
     write_outputs(report, outputs)
@@ -341,16 +432,20 @@ def _progress(quiet: bool) -> Iterator[dict[str, Callable[..., None]]]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total}", markup=False),
+        TextColumn("{task.fields[tokens]}", markup=False),
         TimeRemainingColumn(),
     )
     hidden = quiet or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task("starting", total=None, tokens="")
         yield {
             "status": lambda what: bar.update(task, description=_safe(what)),
             "progress": lambda done, total: bar.update(
-                task, description="scoring tokens", completed=done, total=total
+                task,
+                description="scoring",
+                completed=done,
+                total=total,
+                tokens=f"{done:,} of {total:,} tokens",
             ),
         }
 
@@ -368,6 +463,8 @@ def _print(report: "Report", format_: str, tokens: "TokenChoice") -> None:
     from klcli.render.data import RENDERERS
     from klcli.render.terminal import StdoutConsole, render_terminal
 
+    if sys.stdout is None:  # closed before the start
+        return
     try:
         if format_ == "table":
             render_terminal(report, StdoutConsole(), tokens=tokens)
@@ -375,4 +472,12 @@ def _print(report: "Report", format_: str, tokens: "TokenChoice") -> None:
             RENDERERS[format_](report, sys.stdout)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
+    except OSError as error:
+        _drop_stdout()
+        raise OutputError(f"cannot write to stdout: {error.strerror or error}") from error
+
+
+def _drop_stdout() -> None:
+    """What is still in the buffer goes nowhere, or flushing it at exit would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

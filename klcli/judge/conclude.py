@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from klcli.errors import Notice
 from klcli.judge import gate, outliers, statistics
 from klcli.judge.gate import Gate
+from klcli.judge.notices import find_notices
 from klcli.judge.report import Command, CorpusResult, Outlier, Report, Tokens
 from klcli.measure.align import Alignment
 from klcli.measure.evaluate import Evaluation
@@ -22,10 +22,8 @@ Bools = npt.NDArray[np.bool_]
 
 CONTEXT_TOKENS = 8
 """How many tokens before and after an outlier are shown."""
-PADDED_MASS = 1e-6
-FEW_CLUSTERS = 20
-CONCENTRATED = 0.5
-"""Share of the KL in the top hundredth of the tokens that is worth a notice."""
+BOUNDED = ("kl", "kl_reverse", "jsd", "tv")
+"""Metrics of which a list of top tokens gives a lower bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +45,19 @@ def conclude(
 ) -> Report:
     """Estimate, find the outliers, judge the gates, and put it all into one report."""
     scores = evaluation.scores
-    cluster = statistics.cluster_tokens(scores)
+    cluster = _clusters(scores, alignment)
     everything = np.ones(len(scores), dtype=np.bool_)
     metrics = statistics.summarise(scores, cluster, everything)
     corpora = _corpus_results(scores, alignment, cluster)
     counts = _counts(scores, alignment, everything)
     shown, flagged = _outliers(evaluation, alignment, shown_outliers)
+    lower_bounds = BOUNDED if "topk" in evaluation.kinds.values() and scores.paired else ()
     results = gate.judge(
-        gates, metrics, excluded=counts["excluded"] or 0, allow_excluded=allow_excluded
+        gates,
+        metrics,
+        excluded=counts["excluded"] or 0,
+        allow_excluded=allow_excluded,
+        lower_bounds=lower_bounds,
     )
     command: Command = "compare" if scores.paired else "perplexity"
     return Report(
@@ -67,10 +70,14 @@ def conclude(
         metrics=metrics,
         macro=_macro(corpora) if len(corpora) > 1 else None,
         corpora=corpora,
+        lower_bounds=lower_bounds,
         outliers=shown,
         gates=results,
         verdict=gate.overall(results),
-        warnings=[*alignment.notices, *_notices(evaluation, counts, cluster)],
+        warnings=[
+            *alignment.notices,
+            *find_notices(evaluation, counts, len(np.unique(cluster))),
+        ],
         tokens=_tokens(scores, alignment),
     )
 
@@ -80,22 +87,27 @@ def _counts(scores: TokenScores, alignment: Alignment, chosen: Bools) -> dict[st
     known = chosen & ~scores["excluded"] & (scores["token_id"] >= 0)
     spans = scores["byte_end"][known] - scores["byte_start"][known]
     has_text = bool(known.any()) and bool((scores["byte_end"][known] >= 0).all())
-    surprise = scores["kl" if scores.paired else "nll"][chosen]
     return {
         "tokens": int(chosen.sum()),
         "windows": len(np.unique(scores["window"][chosen])),
         "documents": len(np.unique(scores["document"][chosen])),
         "bytes": int(spans.sum()) if has_text else None,
         "excluded": int(scores["excluded"][chosen].sum()),
-        "infinite": int(np.isposinf(surprise).sum()),
+        "infinite": int((_infinite(scores) & chosen).sum()),
     }
+
+
+def _infinite(scores: TokenScores) -> Bools:
+    """Where a model gave probability 0 to what came, or to what the other one holds possible."""
+    names = ("kl", "kl_reverse", "nll_reference", "nll_candidate") if scores.paired else ("nll",)
+    found: Bools = np.logical_or.reduce([np.isposinf(scores[name]) for name in names])
+    return found
 
 
 def _corpus_results(
     scores: TokenScores, alignment: Alignment, cluster: npt.NDArray[np.int64]
 ) -> list[CorpusResult]:
-    corpus_of = np.array([document.corpus for document in alignment.table.documents])
-    corpus = corpus_of[scores["document"]]
+    corpus = _corpus_of_tokens(scores, alignment)
     return [
         CorpusResult(
             name=one.name,
@@ -105,6 +117,24 @@ def _corpus_results(
         )
         for number, one in enumerate(alignment.table.corpora)
     ]
+
+
+def _corpus_of_tokens(scores: TokenScores, alignment: Alignment) -> npt.NDArray[np.int64]:
+    corpus_of = np.array([document.corpus for document in alignment.table.documents])
+    return corpus_of[scores["document"]]
+
+
+def _clusters(scores: TokenScores, alignment: Alignment) -> npt.NDArray[np.int64]:
+    """The cluster of every token, formed within each corpus by itself."""
+    corpus = _corpus_of_tokens(scores, alignment)
+    clusters = np.zeros(len(scores), dtype=np.int64)
+    formed = 0
+    for number in np.unique(corpus):
+        chosen = corpus == number
+        within = statistics.cluster_tokens(scores["document"][chosen], scores["window"][chosen])
+        clusters[chosen] = within + formed
+        formed += int(within.max()) + 1
+    return clusters
 
 
 def _macro(corpora: Sequence[CorpusResult]) -> dict[str, float | None]:
@@ -185,63 +215,6 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _notices(
-    evaluation: Evaluation, counts: Mapping[str, int | None], cluster: npt.NDArray[np.int64]
-) -> list[Notice]:
-    notices = []
-    if excluded := counts["excluded"]:
-        notices.append(
-            Notice(
-                code="excluded",
-                message=f"{excluded} of {counts['tokens']} tokens are left out: a model gave NaN "
-                "or +inf there; no number speaks for them",
-            )
-        )
-    if infinite := counts["infinite"]:
-        notices.append(
-            Notice(
-                code="infinite",
-                message=f"{infinite} tokens are infinitely surprising: a model gives probability 0 "
-                "to what can happen; means over them are infinite",
-            )
-        )
-    for side, mass in evaluation.padded_mass.items():
-        if mass > PADDED_MASS:
-            notices.append(
-                Notice(
-                    code="padded_mass",
-                    message=f"the {side} gives up to {mass:.2g} of its probability to ids that "
-                    "stand for no token; check that model and tokenizer belong together",
-                )
-            )
-    groups = len(np.unique(cluster))
-    if groups < FEW_CLUSTERS:
-        notices.append(
-            Notice(
-                code="few_clusters",
-                message=f"the text has {groups} independent pieces (documents, or runs of "
-                f"windows), fewer than {FEW_CLUSTERS}: intervals are rough; give more text",
-            )
-        )
-    return notices + _concentration(evaluation.scores)
-
-
-def _concentration(scores: TokenScores) -> list[Notice]:
-    if not scores.paired or len(scores) < 100:
-        return []
-    kl = np.sort(scores["kl"][np.isfinite(scores["kl"])])[::-1]
-    few = max(1, len(kl) // 100)
-    total = float(kl.sum())
-    if not len(kl) or total <= 0 or kl[:few].sum() <= CONCENTRATED * total:
-        return []
-    share = float(kl[:few].sum()) / total
-    message = (
-        f"{few} tokens ({few / len(kl):.1%}) carry {share:.0%} of the KL: look at the outliers "
-        "before you trust the mean"
-    )
-    return [Notice(code="concentrated", message=message)]
-
-
 def _signature(alignment: Alignment, conditions: Conditions, tokens: int) -> str:
     """One line that names what was measured: equal signatures, comparable numbers."""
     short = {"reference": "ref", "candidate": "cand", "model": "model"}
@@ -257,6 +230,7 @@ def _signature(alignment: Alignment, conditions: Conditions, tokens: int) -> str
         "score_from": protocol["score_from"],
         "bos": protocol["bos"],
         "special": protocol["special_tokens"],
+        "documents": protocol["documents"],
     }
     parts = [f"{name}:{'-' if value is None else value}" for name, value in named.items()]
     begin = [f"klcli:{conditions.environment['klcli']}", *sides, f"corpus:{corpora}"]

@@ -66,10 +66,22 @@ def parse_gate(text: str, metrics: Mapping[str, Sequence[str]]) -> Gate:
 
 
 def judge(
-    gates: Sequence[Gate], metrics: Mapping[str, Metric], *, excluded: int, allow_excluded: bool
+    gates: Sequence[Gate],
+    metrics: Mapping[str, Metric],
+    *,
+    excluded: int,
+    allow_excluded: bool,
+    lower_bounds: Sequence[str] = (),
 ) -> list[GateResult]:
-    """Hold every gate against the metrics. Excluded positions fail a gate unless allowed."""
-    return [_judge_one(gate, metrics[gate.metric], excluded, allow_excluded) for gate in gates]
+    """Hold every gate against the metrics.
+
+    Excluded positions fail a gate unless allowed. Of a metric among ``lower_bounds`` it cannot be
+    shown that it is below a limit, so such a gate fails too.
+    """
+    return [
+        _judge_one(gate, metrics[gate.metric], _doubt(gate, excluded, allow_excluded, lower_bounds))
+        for gate in gates
+    ]
 
 
 def overall(results: Sequence[GateResult]) -> Verdict | None:
@@ -81,18 +93,27 @@ def overall(results: Sequence[GateResult]) -> Verdict | None:
     return None
 
 
-def _judge_one(gate: Gate, metric: Metric, excluded: int, allow_excluded: bool) -> GateResult:
+def _doubt(
+    gate: Gate, excluded: int, allow_excluded: bool, lower_bounds: Sequence[str]
+) -> str | None:
+    """Why a gate cannot pass, whatever the value."""
+    if excluded and not allow_excluded:
+        return f"{excluded} tokens are excluded (NaN or +inf); --allow-excluded lets them pass"
+    if gate.metric in lower_bounds and gate.operator == "<=":
+        return f"{gate.metric} is only known to be at least this: the limit cannot be shown to hold"
+    return None
+
+
+def _judge_one(gate: Gate, metric: Metric, doubt: str | None) -> GateResult:
     value = metric[gate.field]
-    reason = None
-    if value is None:
-        reason = f"{gate.metric}.{gate.field} is not known in this run"
-    elif math.isnan(value):
-        reason = f"{gate.metric}.{gate.field} is not a number"
-    elif excluded and not allow_excluded:
-        reason = f"{excluded} tokens are excluded (NaN or +inf); --allow-excluded lets them pass"
     holds = value is not None and (
         value <= gate.limit if gate.operator == "<=" else value >= gate.limit
     )
+    reason = doubt if holds or value is None else None
+    if value is None and reason is None:
+        reason = f"{gate.metric}.{gate.field} is not known in this run"
+    elif value is not None and math.isnan(value):
+        reason = f"{gate.metric}.{gate.field} is not a number"
     verdict: Verdict = "pass" if holds and reason is None else "fail"
     return GateResult(gate=gate.text, value=value, limit=gate.limit, verdict=verdict, reason=reason)
 

@@ -63,7 +63,7 @@ def choose(scores: TokenScores, standing: Standing, count: int) -> list[int]:
     kl = np.nan_to_num(scores["kl"], nan=-1.0, posinf=np.inf)
     weight = np.where(standing.flagged, np.nan_to_num(standing.score, nan=0.0), -1.0)
     by_kl = np.argsort(-kl, kind="stable")[:count]
-    by_score = np.argsort(-weight, kind="stable")[:count]
+    by_score = np.lexsort((-kl, -weight))[:count]
     chosen = {int(i) for i in by_kl if kl[i] > 0} | {int(i) for i in by_score if weight[i] >= 0}
     return sorted(chosen, key=lambda i: (-kl[i], i))
 

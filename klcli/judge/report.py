@@ -70,8 +70,9 @@ class Report:
     """The result of a run.
 
     ``models`` has the keys ``reference`` and ``candidate``, or ``model``. ``metrics`` are over all
-    tokens; ``macro``, for several corpora, are means of the corpora's means. ``tokens`` is None in
-    a report that was read from a file.
+    tokens; ``macro``, for several corpora, are means of the corpora's means. The metrics named in
+    ``lower_bounds`` are at least what is shown. ``tokens`` is None in a report that was read from a
+    file.
     """
 
     command: Command
@@ -83,6 +84,7 @@ class Report:
     metrics: Mapping[str, Metric]
     macro: Mapping[str, float | None] | None = None
     corpora: Sequence[CorpusResult] = ()
+    lower_bounds: Sequence[str] = ()
     outliers: Sequence[Outlier] = ()
     gates: Sequence[GateResult] = ()
     verdict: Verdict | None = None
@@ -102,6 +104,7 @@ class Report:
             "counts": self.counts,
             "metrics": self.metrics,
             "macro": self.macro,
+            "lower_bounds": self.lower_bounds,
             "corpora": [asdict(corpus) for corpus in self.corpora],
             "outliers": [asdict(outlier) for outlier in self.outliers],
             "gates": [asdict(gate) for gate in self.gates],
@@ -145,6 +148,7 @@ class Report:
                 CorpusResult(**{**corpus, "metrics": _metrics(corpus["metrics"])})
                 for corpus in data["corpora"]
             ],
+            lower_bounds=data["lower_bounds"],
             outliers=[_outlier(outlier) for outlier in data["outliers"]],
             gates=[GateResult(**{**g, "value": _number(g["value"])}) for g in data["gates"]],
             verdict=data["verdict"],

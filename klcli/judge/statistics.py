@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,26 +84,31 @@ def summarise(
     return _compare(view) if scores.paired else _single(view, "")
 
 
-def cluster_tokens(scores: TokenScores) -> Ints:
-    """The cluster of every token.
+def cluster_tokens(document: npt.NDArray[Any], window: npt.NDArray[Any]) -> Ints:
+    """The cluster of every token, by the numbers of its document and window.
 
     Documents where there are at least 20; otherwise runs of consecutive windows of a document, at
     most about 32 in all: single windows of one text correlate with their neighbours.
     """
-    document, window = scores["document"].astype(np.int64), scores["window"].astype(np.int64)
-    if len(np.unique(document)) >= DOCUMENTS_ENOUGH:
+    document = np.unique(document, return_inverse=True)[1].astype(np.int64)
+    if len(document) == 0 or document.max() + 1 >= DOCUMENTS_ENOUGH:
         return document
-    windows = int(window.max()) + 1 if len(window) else 0
-    length = max(1, math.ceil(windows / MOST_BLOCKS))
-    first_window = np.full(int(document.max()) + 1 if len(document) else 0, windows)
+    window = np.unique(window, return_inverse=True)[1].astype(np.int64)
+    windows = int(window.max()) + 1
+    length = math.ceil(windows / MOST_BLOCKS)
+    first_window = np.full(int(document.max()) + 1, windows)
     np.minimum.at(first_window, document, window)
-    block = (window - first_window[document]) // length
-    return np.asarray(document * (windows + 1) + block, dtype=np.int64)
+    block = document * windows + (window - first_window[document]) // length
+    return np.unique(block, return_inverse=True)[1].astype(np.int64)
 
 
 def mean_metric(x: Floats, cluster: Ints) -> Metric:
-    """Mean, clustered standard error and 95 % interval, design effect, and quantiles of ``x``."""
-    if not len(x):
+    """Mean, clustered standard error and 95 % interval, design effect, and quantiles of ``x``.
+
+    Nothing is known where a number of any token is not (NaN): a mean over the others would be the
+    mean of something else.
+    """
+    if not len(x) or bool(np.isnan(x).any()):
         return dict.fromkeys(MEAN_FIELDS)
     metric: Metric = {**_mean_with_error(x, cluster)}
     ordered = np.sort(x)
@@ -158,11 +164,12 @@ class _View:
 
     def mean_at_target(self, column: str) -> Metric:
         """A metric over the tokens whose target is known."""
-        return mean_metric(self.scores[column][self.known].astype(float), self.cluster[self.known])
+        return mean_metric(self.at_target(column), self.cluster[self.known])
 
     def at_target(self, column: str) -> npt.NDArray[np.float64]:
-        """A column where the target is known."""
-        return self.scores[column][self.known].astype(float)
+        """A column where the target is known; NaN for a rank outside of a list."""
+        x = self.scores[column][self.known].astype(float)
+        return np.where(x < 0, np.nan, x) if column.startswith("rank") else x
 
     def total(self, start: str, stop: str) -> int | None:
         """Bytes of the known tokens, None where the text is not known."""
@@ -209,7 +216,7 @@ def _single(view: _View, suffix: str) -> dict[str, Metric]:
 
 def _delta_p_rms(view: _View) -> Metric:
     squares = view.at_target("delta_p") ** 2
-    if not len(squares):
+    if not len(squares) or bool(np.isnan(squares).any()):
         return dict.fromkeys(VALUE_FIELDS)
     mean = _mean_with_error(squares, view.cluster[view.known])
     rms = math.sqrt(float(squares.mean()))

@@ -11,9 +11,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from klcli.errors import MismatchError, Notice, UsageError
+from klcli.sources.rows import UNBOUNDED
+from klcli.sources.toplogprobs import TopLogprobsSource
 from klcli.text import windows
-from klcli.text.corpus import Corpus, DocumentSplit, read_corpus
-from klcli.text.vocabulary import NumberedTokens, TokenNames, Vocabulary, check_same_vocabulary
+from klcli.text.corpus import Corpus, DocumentSplit
+from klcli.text.vocabulary import (
+    NamedTokens,
+    NumberedTokens,
+    TokenNames,
+    Vocabulary,
+    check_same_vocabulary,
+)
 from klcli.text.windows import (
     NO_TARGET,
     Bos,
@@ -72,12 +80,12 @@ class Alignment:
     notices: tuple[Notice, ...]
 
 
-def align(sides: Sequence[Side], corpora: Sequence[str], scope: Scope) -> Alignment:
+def align(sides: Sequence[Side], corpora: Sequence[Corpus], scope: Scope) -> Alignment:
     """Settle which tokens one source, or two, are scored on.
 
     Raises:
         UsageError: a corpus is missing, or an option does not apply.
-        CorpusError: a corpus cannot be read or is too short.
+        CorpusError: a corpus is too short.
         MismatchError: the sides do not share a vocabulary, their tokens or their windows.
     """
     notices = [*_check_vocabularies(sides), *_check_widths(sides)]
@@ -87,9 +95,9 @@ def align(sides: Sequence[Side], corpora: Sequence[str], scope: Scope) -> Alignm
     return replace(found, table=table, notices=(*notices, *found.notices))
 
 
-def _from_corpora(sides: Sequence[Side], paths: Sequence[str], scope: Scope) -> Alignment:
+def _from_corpora(sides: Sequence[Side], corpora: Sequence[Corpus], scope: Scope) -> Alignment:
     vocabulary = sides[0].vocabulary
-    if not paths or vocabulary is None:
+    if not corpora or vocabulary is None:
         raise UsageError("name a CORPUS: a text file, or - for stdin")
     limits = [side.longest for side in sides if side.longest is not None]
     protocol = choose_protocol(
@@ -102,17 +110,16 @@ def _from_corpora(sides: Sequence[Side], paths: Sequence[str], scope: Scope) -> 
         bos=scope.bos,
         special_tokens=scope.special_tokens,
     )
-    corpora = tuple(read_corpus(path, scope.documents) for path in paths)
     documents = _tokenize(corpora, vocabulary, protocol)
     return Alignment(
         table=replace(
             plan_windows(documents, protocol, vocabulary.prefix_id),
             protocol=asdict(protocol) | {"documents": scope.documents, "limit": scope.limit},
-            corpora=corpora,
+            corpora=tuple(corpora),
         ),
         names=vocabulary,
         vocabulary_size=vocabulary.size,
-        notices=tuple(_special_strings(corpora, documents, vocabulary)),
+        notices=tuple(_special_strings(corpora, vocabulary, protocol.special_tokens == "parse")),
     )
 
 
@@ -133,15 +140,16 @@ def _tokenize(
 
 
 def _special_strings(
-    corpora: Sequence[Corpus], documents: Sequence[TokenizedDocument], vocabulary: Vocabulary
+    corpora: Sequence[Corpus], vocabulary: Vocabulary, parse: bool
 ) -> list[Notice]:
     texts = [document.text for corpus in corpora for document in corpus.documents]
     counts = {s: sum(text.count(s) for text in texts) for s in vocabulary.special_strings}
     if not (hits := sum(counts.values())):
         return []
     most = max(counts, key=lambda string: counts[string])
-    special = vocabulary.special_ids
-    parsed = any(bool(np.isin(document.ids, special).any()) for document in documents)
+    most = max(counts, key=lambda string: counts[string])
+    # Some tokenizers have the string among their ordinary tokens, whatever is asked of them.
+    parsed = parse or [vocabulary.string(i) for i in vocabulary.encode(most).ids] == [most]
     how = "special tokens" if parsed else "text"
     message = (
         f"{hits} strings of special tokens stand in the text, such as {most}, and were read as "
@@ -150,12 +158,17 @@ def _special_strings(
     return [Notice(code="special_tokens_in_text", message=message)]
 
 
-def _from_files(sides: Sequence[Side], paths: Sequence[str], scope: Scope) -> Alignment | None:
+def _from_files(sides: Sequence[Side], corpora: Sequence[Corpus], scope: Scope) -> Alignment | None:
     tables = [(side.name, side.windows) for side in sides if side.windows is not None]
     if not tables:
         return None
     name, table = max(tables, key=lambda named: _knowledge(named[1]))
     _refuse_window_options(name, scope)
+    if len(sides) == 1 and not _has_tokens(table):
+        raise MismatchError(
+            f"{name} does not say which tokens its rows are about, so that nothing can be scored: "
+            "add an array named tokens, or --token-ids"
+        )
     notices = []
     for other_name, other in tables:
         if _has_tokens(other):
@@ -167,18 +180,24 @@ def _from_files(sides: Sequence[Side], paths: Sequence[str], scope: Scope) -> Al
         if side.windows is None:
             _check_can_follow(side, name, table)
     vocabulary = next((side.vocabulary for side in sides if side.vocabulary is not None), None)
-    if paths:
-        corpora = tuple(read_corpus(path, scope.documents) for path in paths)
+    if corpora:
         table = _with_text(table, name, corpora, vocabulary, scope)
     if not table.protocol:
         table = replace(table, protocol=_protocol_of_file(table))
     width = min(side.width for side in sides)
     return Alignment(
         table=replace(table, protocol={**table.protocol, "limit": scope.limit}),
-        names=vocabulary or NumberedTokens(width),
+        names=vocabulary or _names_of(sides) or NumberedTokens(width),
         vocabulary_size=vocabulary.size if vocabulary else width,
         notices=tuple(notices),
     )
+
+
+def _names_of(sides: Sequence[Side]) -> TokenNames | None:
+    """The tokens of two files of top log-probabilities, by the bytes that they name."""
+    named = [side.names for side in sides if isinstance(side, TopLogprobsSource)]
+    pieces = {i: p for one in named if isinstance(one, NamedTokens) for i, p in one.pieces.items()}
+    return NamedTokens(UNBOUNDED, pieces) if pieces else None
 
 
 def _protocol_of_file(table: WindowTable) -> dict[str, Any]:
@@ -327,7 +346,7 @@ def _check_vocabularies(sides: Sequence[Side]) -> list[Notice]:
 def _check_widths(sides: Sequence[Side]) -> list[Notice]:
     """Where one side is wider its last ids must be padding: cut, and the rest renormalised."""
     widths = [side.width for side in sides]
-    if len(set(widths)) == 1:
+    if len(set(widths)) == 1 or UNBOUNDED in widths:
         return []
     common = min(widths)
     for side in sides:

@@ -46,7 +46,7 @@ def predictions(log_p: Tensor, targets: Tensor) -> dict[str, Tensor]:
     return {
         "nll": torch.where(known, 0.0 - target, torch.nan),
         "rank": torch.where(known, (log_p > target[:, None]).sum(dim=-1), -1),
-        "entropy": -_expectation(log_p.exp(), log_p),
+        "entropy": 0.0 - _expectation(log_p.exp(), log_p),
         "top1": top1,
         "confidence": top.exp(),
     }

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from klcli.measure import divergence
+from klcli.measure.divergence import log_probabilities, mass_above
 from klcli.measure.scores import (
     CONFIDENCE_EDGES,
     SIDES,
@@ -17,11 +17,9 @@ from klcli.measure.scores import (
     TokenScores,
     empty_scores,
 )
-from klcli.sources.rows import Rows
+from klcli.measure.sides import Side, Whole, divergences, read_side
+from klcli.sources.rows import RowKind, Rows, TopBlock
 from klcli.text.windows import Window, WindowTable, plan_batches
-
-TOP = 5
-"""How many of the most probable tokens are compared (``overlap_5``) and shown."""
 
 KEPT_SHARE = 0.01
 CPU_SLICE = 2**17
@@ -49,12 +47,13 @@ class Evaluation:
     """What the loop found.
 
     ``padded_mass`` is, for each side, the largest probability that any row gave to ids without a
-    token.
+    token; ``kinds`` what the rows of each side were.
     """
 
     scores: TokenScores
     alternatives: Alternatives
     padded_mass: dict[str, float]
+    kinds: dict[str, RowKind]
 
 
 def evaluate(
@@ -74,8 +73,8 @@ def evaluate(
             last ids are cut and the rest renormalised.
         batch_tokens: how many ids a model reads at once.
         vocabulary_size: ids from here on stand for no token.
-        keep: the most probable tokens are kept of this many tokens with the largest KL (NLL for
-            one source) among those of like confidence, or of 1 % of all where that is more.
+        keep: of two sources the most probable tokens are kept of this many tokens with the largest
+            KL among those of like confidence, or of 1 % of all where that is more.
         progress: told after every block.
     """
     paired = len(sources) == 2
@@ -83,26 +82,65 @@ def evaluate(
     kept = _Kept(max(keep, int(KEPT_SHARE * table.tokens)))
     padded_mass = dict.fromkeys(SIDES[: len(sources)], 0.0)
     width = min(source.width for source in sources)
-    weight, confidence = ("kl", "confidence_reference") if paired else ("nll", "confidence")
     done = 0
+    kinds: dict[str, RowKind] = {}
     for index, blocks in _aligned_blocks(table, sources, batch_tokens, width):
         targets = torch.from_numpy(scores["token_id"][index].astype(np.int64))
+        kinds |= {side: block.kind for side, block in zip(SIDES, blocks, strict=False)}
         measured = _measure(blocks, targets, vocabulary_size)
         for name, values in measured.columns.items():
             scores[name][index] = values.numpy()
         for side, mass in measured.padded_mass.items():
             padded_mass[side] = max(padded_mass[side], mass)
-        kept.add(index, scores[weight][index], scores[confidence][index], measured.tops)
+        if paired:
+            weight, confidence = scores["kl"][index], scores["confidence_reference"][index]
+            kept.add(index, weight, confidence, measured.tops)
         done += len(index)
         if progress is not None:
             progress(done, table.tokens)
-    return Evaluation(scores=scores, alternatives=kept.finish(), padded_mass=padded_mass)
+    return Evaluation(
+        scores=scores, alternatives=kept.finish(), padded_mass=padded_mass, kinds=kinds
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """The distributions of one source at some tokens."""
+
+    content: Tensor | TopBlock
+    kind: RowKind
+    width: int
+
+    def part(self, start: int, stop: int, device: torch.device) -> Tensor | TopBlock:
+        """Some rows, cut to ``width``."""
+        if isinstance(self.content, TopBlock):
+            return TopBlock(*(tensor[start:stop].to(device) for tensor in self.content))
+        return self.content[start:stop, : self.width].to(device)
+
+    def cut_mass(self) -> float:
+        """The largest probability that any row gives to the ids beyond ``width``."""
+        if isinstance(self.content, TopBlock) or self.content.shape[-1] <= self.width:
+            return 0.0
+        rows = range(len(self.content))
+        return max(
+            float(mass_above(log_probabilities(self.content[i : i + 1]), self.width)) for i in rows
+        )
+
+    @property
+    def columns(self) -> int:
+        """How many numbers there are to a row."""
+        return self.content.ids.shape[-1] if isinstance(self.content, TopBlock) else self.width
+
+    @property
+    def device(self) -> torch.device:
+        first = self.content.ids if isinstance(self.content, TopBlock) else self.content
+        return first.device
 
 
 def _aligned_blocks(
     table: WindowTable, sources: Sequence[Source], batch_tokens: int, width: int
-) -> Iterator[tuple[npt.NDArray[np.int64], list[Tensor]]]:
-    """Logits of all sources for the same tokens, with the rows of TokenScores they fill."""
+) -> Iterator[tuple[npt.NDArray[np.int64], list[_Block]]]:
+    """Blocks of all sources for the same tokens, with the rows of TokenScores they fill."""
     plan = plan_batches(table.windows, batch_tokens)
     offsets = np.cumsum([0, *(len(window.targets) for window in table.windows)])
     batches = [[table.windows[number] for number in batch] for batch in plan]
@@ -111,7 +149,11 @@ def _aligned_blocks(
         size = min(rows.size for rows in sides)
         for start in range(0, len(index), size):
             stop = min(start + size, len(index))
-            yield index[start:stop], [rows.block(start, stop)[:, :width] for rows in sides]
+            yield index[start:stop], [_block(rows, start, stop, width) for rows in sides]
+
+
+def _block(rows: Rows, start: int, stop: int, width: int) -> _Block:
+    return _Block(rows.block(start, stop), rows.kind, width)
 
 
 @dataclass(slots=True)
@@ -124,14 +166,14 @@ class _Measured:
 
 
 @torch.inference_mode()
-def _measure(blocks: Sequence[Tensor], targets: Tensor, vocabulary_size: int) -> _Measured:
+def _measure(blocks: Sequence[_Block], targets: Tensor, vocabulary_size: int) -> _Measured:
     """Measure one block in slices that fit the cache."""
-    device = blocks[0].device
+    device = next((b.device for b in blocks if b.device.type != "cpu"), blocks[0].device)
     elements = CPU_SLICE if device.type == "cpu" else DEVICE_SLICE
-    step = max(1, elements // blocks[0].shape[1])
+    step = max(1, elements // max(block.columns for block in blocks))
     parts = [
         _measure_slice(
-            [block[start : start + step].to(device) for block in blocks],
+            [read_side(b.part(start, start + step, device), b.kind) for b in blocks],
             targets[start : start + step].to(device),
             vocabulary_size,
         )
@@ -140,7 +182,8 @@ def _measure(blocks: Sequence[Tensor], targets: Tensor, vocabulary_size: int) ->
     return _Measured(
         columns={name: _join(part.columns[name] for part in parts) for name in parts[0].columns},
         padded_mass={
-            side: max(part.padded_mass[side] for part in parts) for side in parts[0].padded_mass
+            side: max(block.cut_mass(), *(part.padded_mass[side] for part in parts))
+            for side, block in zip(SIDES, blocks, strict=False)
         },
         tops={
             side: (
@@ -156,39 +199,33 @@ def _join(parts: Iterable[Tensor]) -> Tensor:
     return torch.cat([part.cpu() for part in parts])
 
 
-def _measure_slice(blocks: Sequence[Tensor], targets: Tensor, vocabulary_size: int) -> _Measured:
-    sides = SIDES[: len(blocks)]
-    logs = {
-        side: divergence.log_probabilities(block) for side, block in zip(sides, blocks, strict=True)
-    }
-    targets = targets.to(logs["reference"].device)
+def _measure_slice(sides: Sequence[Side], targets: Tensor, vocabulary_size: int) -> _Measured:
+    named = dict(zip(SIDES, sides, strict=False))
+    usable = torch.stack([side.usable() for side in sides]).all(dim=0)
+    targets = targets.to(usable.device)
     columns: dict[str, Tensor] = {}
-    for side, log_p in logs.items():
-        suffix = f"_{side}" if len(blocks) == 2 else ""
-        for name, values in divergence.predictions(log_p, targets).items():
-            columns[name + suffix] = values
-    tops = {
-        side: divergence.top_tokens(block, TOP).to(logs[side].device)
-        for side, block in zip(sides, blocks, strict=True)
-    }
-    if len(blocks) == 2:
-        columns |= divergence.divergences(logs["reference"], logs["candidate"], targets)
-        columns["overlap_5"] = divergence.overlap(tops["reference"], tops["candidate"])
-    usable = torch.stack([divergence.usable_rows(block) for block in blocks]).all(dim=0)
+    for name, side in named.items():
+        suffix = f"_{name}" if len(sides) == 2 else ""
+        columns |= {f"{c}{suffix}": values for c, values in side.predictions(targets).items()}
+    if len(sides) == 2:
+        columns |= divergences(sides[0], sides[1], targets)
     return _Measured(
-        columns=_without_excluded(columns, usable.to(targets.device)),
-        padded_mass={
-            side: float(divergence.mass_above(log_p, vocabulary_size).nan_to_num(0.0).max())
-            for side, log_p in logs.items()
-        },
-        tops={side: (ids, logs[side].gather(-1, ids).exp()) for side, ids in tops.items()},
+        columns=_without_excluded(columns, usable),
+        padded_mass={name: _padded_mass(side, vocabulary_size) for name, side in named.items()},
+        tops={name: side.top() for name, side in named.items()} if len(sides) == 2 else {},
     )
 
 
+def _padded_mass(side: Side, vocabulary_size: int) -> float:
+    if not isinstance(side, Whole):
+        return 0.0
+    return float(mass_above(side.log_p, vocabulary_size).nan_to_num(0.0).max())
+
+
 def _without_excluded(columns: dict[str, Tensor], usable: Tensor) -> dict[str, Tensor]:
-    """Columns with NaN where a row was no distribution, and the column that says so."""
+    """Columns with NaN or -1 where a row was no distribution, and the column that says so."""
     cleaned = {
-        name: torch.where(usable, values, torch.nan) if values.is_floating_point() else values
+        name: torch.where(usable, values, torch.nan if values.is_floating_point() else -1)
         for name, values in columns.items()
     }
     return cleaned | {"excluded": ~usable}
@@ -203,11 +240,8 @@ class _Kept:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._index = np.empty(0, dtype=np.int64)
-        self._weight = np.empty(0)
-        self._bin = np.empty(0, dtype=np.int64)
-        self._ids: dict[str, npt.NDArray[Any]] = {}
-        self._probabilities: dict[str, npt.NDArray[Any]] = {}
+        self._parts: list[dict[str, npt.NDArray[Any]]] = []
+        self._rows = 0
 
     def add(
         self,
@@ -216,32 +250,34 @@ class _Kept:
         confidence: npt.NDArray[np.float64],
         tops: dict[str, tuple[Tensor, Tensor]],
     ) -> None:
-        self._index = np.concatenate([self._index, index])
-        self._weight = np.concatenate([self._weight, np.nan_to_num(weight, nan=-np.inf)])
-        self._bin = np.concatenate([self._bin, np.digitize(confidence, CONFIDENCE_EDGES)])
+        part = {
+            "index": index,
+            "weight": np.nan_to_num(weight, nan=-np.inf),
+            "bin": np.digitize(confidence, CONFIDENCE_EDGES),
+        }
         for side, (ids, probabilities) in tops.items():
-            _append(self._ids, side, ids)
-            _append(self._probabilities, side, probabilities)
-        if len(self._index) > 2 * self._capacity * (len(CONFIDENCE_EDGES) + 1):
-            self._select(self._heaviest())
+            part |= {f"ids {side}": ids.numpy(), f"p {side}": probabilities.numpy()}
+        self._parts.append(part)
+        self._rows += len(index)
+        if self._rows > 2 * self._capacity * (len(CONFIDENCE_EDGES) + 1):
+            self._parts = [self._heaviest()]
+            self._rows = len(self._parts[0]["index"])
 
     def finish(self) -> Alternatives:
-        heaviest = self._heaviest()
-        self._select(heaviest[np.argsort(self._index[heaviest])])
-        return Alternatives(index=self._index, ids=self._ids, probabilities=self._probabilities)
+        nothing: dict[str, npt.NDArray[Any]] = {"index": np.empty(0, dtype=np.int64)}
+        kept = self._heaviest() if self._parts else nothing
+        order = np.argsort(kept["index"])
+        sides = [side for side in SIDES if f"ids {side}" in kept]
+        return Alternatives(
+            index=kept["index"][order],
+            ids={side: kept[f"ids {side}"][order] for side in sides},
+            probabilities={side: kept[f"p {side}"][order] for side in sides},
+        )
 
-    def _heaviest(self) -> npt.NDArray[np.int64]:
+    def _heaviest(self) -> dict[str, npt.NDArray[Any]]:
         """The ``capacity`` heaviest rows of each bin."""
-        order = np.lexsort((-self._weight, self._bin))
-        first = np.searchsorted(self._bin[order], self._bin[order])
-        return order[np.arange(len(order)) - first < self._capacity]
-
-    def _select(self, rows: npt.NDArray[np.int64]) -> None:
-        self._index, self._weight = self._index[rows], self._weight[rows]
-        self._bin = self._bin[rows]
-        self._ids = {side: ids[rows] for side, ids in self._ids.items()}
-        self._probabilities = {side: p[rows] for side, p in self._probabilities.items()}
-
-
-def _append(arrays: dict[str, npt.NDArray[Any]], side: str, more: Tensor) -> None:
-    arrays[side] = np.concatenate([arrays[side], more.numpy()]) if side in arrays else more.numpy()
+        joined = {name: np.concatenate([p[name] for p in self._parts]) for name in self._parts[0]}
+        order = np.lexsort((-joined["weight"], joined["bin"]))
+        first = np.searchsorted(joined["bin"][order], joined["bin"][order])
+        rows = order[np.arange(len(order)) - first < self._capacity]
+        return {name: values[rows] for name, values in joined.items()}

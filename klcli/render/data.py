@@ -46,7 +46,7 @@ def render_jsonl(report: Report, stream: TextIO) -> None:
         KlcliError: the report was read from a file, which holds no tokens.
     """
     tokens = scored_tokens(report)
-    names, encode = _names(tokens), json.JSONEncoder(allow_nan=False).encode
+    names, encode = _names(tokens, report.lower_bounds), json.JSONEncoder(allow_nan=False).encode
     for row in _rows(tokens, tokens.texts, tokens.documents):
         stream.write(encode(dict(zip(names, row, strict=True))) + "\n")
 
@@ -65,8 +65,21 @@ def render_csv(report: Report, stream: TextIO) -> None:
     texts = {token_id: _harmless(visible(text)) for token_id, text in tokens.texts.items()}
     documents = [_harmless(visible(name, keep_spaces=True)) for name in tokens.documents]
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_names(tokens))
+    writer.writerow(_names(tokens, report.lower_bounds))
     writer.writerows(_rows(tokens, texts, documents))
+
+
+def render_facts(facts: Mapping[str, Any], stream: TextIO, *, as_json: bool) -> None:
+    """Write what ``klcli inspect`` found: JSON, or a line for each fact."""
+    if as_json:
+        json.dump(facts, stream, indent=2)
+        stream.write("\n")
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        said = "–" if value is None else visible(shown, keep_spaces=True)
+        stream.write(f"{name.replace('_', ' '):<{width}}  {said}\n")
 
 
 RENDERERS: Mapping[str, Callable[[Report, TextIO], None]] = {
@@ -94,9 +107,13 @@ def format_of(path: str) -> str:
     return ENDINGS[ending.lower()]
 
 
-def _names(tokens: Tokens) -> list[str]:
+def _names(tokens: Tokens, lower_bounds: Sequence[str]) -> list[str]:
+    """The columns; a score that is only a lower bound says so in its name."""
     names = []
     for name in tokens.scores.columns:
+        if name in lower_bounds:
+            names.append(f"{name}_lower_bound")
+            continue
         names += [name, _TEXT_OF[name]] if name in _TEXT_OF else [name]
     return names
 
@@ -108,15 +125,18 @@ def _rows(
     for first in range(0, len(tokens.scores), _AT_ONCE):
         cells: list[list[Any]] = []
         for name, column in tokens.scores.columns.items():
-            values = _plain(column[first : first + _AT_ONCE])
-            cells.append([documents[i] for i in values] if name == "document" else values)
+            some = column[first : first + _AT_ONCE]
+            cells.append([documents[i] for i in some] if name == "document" else _plain(some))
             if name in _TEXT_OF:
-                cells.append([texts[token_id] for token_id in values])
+                cells.append([texts[token_id] for token_id in some.tolist()])
         yield from zip(*cells, strict=True)
 
 
 def _plain(column: Column) -> list[Any]:
+    """Scores as Python objects; None where one is not known, which is -1 among whole numbers."""
     values: list[Any] = column.tolist()
+    if column.dtype.kind == "i":
+        return [None if value == -1 else value for value in values] if -1 in values else values
     if column.dtype.kind != "f" or bool(np.isfinite(column).all()):
         return values
     return [value if math.isfinite(value) else _not_finite(value) for value in values]

@@ -13,17 +13,21 @@ from klcli.judge.report import Report
 from klcli.render.data import RENDERERS, format_of
 
 
-def check_outputs(paths: Iterable[str]) -> None:
+def check_outputs(paths: Iterable[str], inputs: Iterable[str] = ()) -> None:
     """Find out before the long work whether its result can be written.
 
     Raises:
-        UsageError: an ending that stands for no format, or a file that is named twice.
+        UsageError: an ending that stands for no format, a file that is named twice, or one that is
+            among the ``inputs``.
         OutputError: a folder that is missing or write-protected, or a path that is a folder.
     """
     seen: dict[Path, str] = {}
+    read = {_target(path) for path in inputs}
     for path in paths:
         format_of(path)
         target = _target(path)
+        if target in read:
+            raise UsageError(f"--output {path} is an input of this run: choose another file")
         if target in seen:
             raise UsageError(
                 f"--output {seen[target]} and --output {path} are one file: leave one out"

@@ -60,7 +60,8 @@ def _blocks(report: Report) -> Iterator[str]:
     if report.outliers:
         yield "## Outliers"
         yield escape(summary.outlier_heading(report))
-        yield _grid(_OUTLIER_HEAD, [_outlier(*one) for one in enumerate(report.outliers, 1)])
+        head = [f"{summary.at_least(report, name.lower())}{name}" for name in _OUTLIER_HEAD]
+        yield _grid(head, [_outlier(*one) for one in enumerate(report.outliers, 1)])
     if report.gates:
         yield f"## Verdict: {(report.verdict or '').upper()}"
         yield _grid(GateLine._fields, map(_gate, summary.gate_lines(report)))

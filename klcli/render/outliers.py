@@ -8,7 +8,7 @@ from rich.text import Text
 
 from klcli.judge.report import Outlier, Report
 from klcli.render.numbers import fixed, number
-from klcli.render.summary import outlier_heading
+from klcli.render.summary import at_least, outlier_heading
 from klcli.render.text import keep_end, keep_start, visible
 
 _INDENT = 5
@@ -25,7 +25,7 @@ def print_outliers(report: Report, console: Console) -> None:
     several = (report.counts["documents"] or 0) > 1
     for rank, outlier in enumerate(report.outliers, 1):
         lines = [
-            _figures(rank, outlier, several, console.width),
+            _figures(rank, outlier, at_least(report, "kl"), several, console.width),
             _in_context(outlier, console.width),
             *_expected(outlier, console.width),
         ]
@@ -50,8 +50,8 @@ def _in_context(outlier: Outlier, width: int) -> Text:
     )
 
 
-def _figures(rank: int, outlier: Outlier, several: bool, width: int) -> Text:
-    z, kl = fixed(outlier.score, 2, 6), number(outlier.kl)
+def _figures(rank: int, outlier: Outlier, bound: str, several: bool, width: int) -> Text:
+    z, kl = fixed(outlier.score, 2, 6), f"{bound}{number(outlier.kl)}"
     reference, candidate = (fixed(x, 4, 7) for x in (outlier.nll_reference, outlier.nll_candidate))
     line = Text.assemble(
         (f"{rank:>{_INDENT - 2}}  KL {kl:<8}", "bold"),

@@ -106,7 +106,8 @@ _PROTOCOL = {
 def title(report: Report) -> str:
     """What was measured, with its direction and unit."""
     if report.command == "compare":
-        return "KL(reference ‖ candidate), in nats"
+        bound = ", a lower bound" if "kl" in report.lower_bounds else ""
+        return f"KL(reference ‖ candidate), in nats{bound}"
     return "Perplexity"
 
 
@@ -130,10 +131,19 @@ def spread_tables(report: Report, fields: Sequence[str]) -> list[Table]:
     """Mean, interval and quantiles over the tokens: a table in nats and one in percent."""
     heads = {field: SPREAD[field] for field in fields}
     tables = [
-        _metric_table(report.metrics, "nats per token", _NATS, heads),
-        _metric_table(report.metrics, "% per token", _SHARES, heads),
+        _metric_table(report.metrics, "nats per token", _labels(report, _NATS), heads),
+        _metric_table(report.metrics, "% per token", _labels(report, _SHARES), heads),
     ]
     return [table for table in tables if table.rows]
+
+
+def at_least(report: Report, metric: str) -> str:
+    """What goes before a metric that is only known to be at least what is shown."""
+    return "≥ " if metric in report.lower_bounds else ""
+
+
+def _labels(report: Report, names: Mapping[str, str]) -> dict[str, str]:
+    return {name: f"{at_least(report, name)}{label}" for name, label in names.items()}
 
 
 def value_table(report: Report) -> Table:
@@ -152,7 +162,8 @@ def corpus_table(report: Report) -> Table | None:
         rows.append(_corpus_row("all tokens", report, columns))
     if report.macro is not None:
         rows.append(_macro_row(report.macro, columns))
-    return Table(head=["corpus", "tokens", *columns], rows=rows)
+    heads = [f"{at_least(report, metric)}{head}" for head, (metric, _) in columns.items()]
+    return Table(head=["corpus", "tokens", *heads], rows=rows)
 
 
 def flips(report: Report) -> str | None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from klcli.judge.report import Report, Tokens
 from klcli.measure.scores import Column, TokenScores
 from klcli.render.numbers import fixed, number
-from klcli.render.summary import scored_tokens
+from klcli.render.summary import at_least, scored_tokens
 from klcli.render.text import keep_end, keep_start, visible
 
 _AT_ONCE = 1000
@@ -45,6 +45,10 @@ def _nll(x: float) -> str:
     return fixed(x, 3, 7)
 
 
+def _rank(rank: int) -> str:
+    return "–" if rank < 0 else str(rank)
+
+
 def _percent(share: float) -> str:
     return fixed(100 * share, 2, 6)
 
@@ -55,12 +59,12 @@ _COMPARED = (
     _Numbers("NLL ref", ["nll_reference"], _nll, 7),
     _Numbers("NLL cand", ["nll_candidate"], _nll, 8),
     _Numbers("Δp %", ["delta_p"], _percent, 6),
-    _Numbers("ranks", ["rank_reference", "rank_candidate"], "{}/{}".format),
+    _Numbers("ranks", ["rank_reference", "rank_candidate"], lambda p, q: f"{_rank(p)}/{_rank(q)}"),
 )
 _SINGLE = (
     _Numbers("NLL", ["nll"], _nll, 7),
     _Numbers("entropy", ["entropy"], _nll, 7),
-    _Numbers("rank", ["rank"], str),
+    _Numbers("rank", ["rank"], _rank),
     _Numbers("top-1 %", ["confidence"], _percent, 7),
 )
 _COMPARED_TOPS = {"top-1 ref": "top1_reference", "top-1 cand": "top1_candidate"}
@@ -77,7 +81,7 @@ def print_tokens(report: Report, console: Console) -> None:
         KlcliError: the report was read from a file, which holds no tokens.
     """
     tokens = scored_tokens(report)
-    columns = _columns(tokens, console.width)
+    columns = _columns(report, tokens, console.width)
     head = " ".join(column.head for column in columns).rstrip()
     console.print(Text(f"{head}\n{'─' * cell_len(head)}", "dim"), no_wrap=True, overflow="ellipsis")
     documents = _documents(tokens.scores)
@@ -94,11 +98,12 @@ def print_tokens(report: Report, console: Console) -> None:
     console.print()
 
 
-def _columns(tokens: Tokens, width: int) -> list[_Shown]:
+def _columns(report: Report, tokens: Tokens, width: int) -> list[_Shown]:
     paired = tokens.scores.paired
     tops = _COMPARED_TOPS if paired else _SINGLE_TOPS
     position, *numbers = (
-        _numbers(tokens.scores, one) for one in (_POSITION, *(_COMPARED if paired else _SINGLE))
+        _numbers(tokens.scores, one._replace(head=at_least(report, one.scores[0]) + one.head))
+        for one in (_POSITION, *(_COMPARED if paired else _SINGLE))
     )
     used = sum(len(column.head) + 1 for column in (position, *numbers))
     share = (width - used - len(tops)) // (len(tops) + 1)

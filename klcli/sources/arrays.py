@@ -21,7 +21,7 @@ from torch import Tensor
 
 from klcli.errors import SourceError
 from klcli.sources.options import LoadOptions
-from klcli.sources.rows import RowKind, Rows, block_rows, pieces
+from klcli.sources.rows import RowKind, block_rows, pieces
 from klcli.text.vocabulary import IntArray, Vocabulary
 from klcli.text.windows import NO_TARGET, TokenizedDocument, Window, WindowTable
 
@@ -83,7 +83,7 @@ class ArraySource:
             "tokenizer": vocabulary.fingerprint if vocabulary else None,
         }
 
-    def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[Rows]:
+    def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator["ArrayRows"]:
         """The scored rows of each batch, read from the file a block at a time."""
         for batch in batches:
             yield ArrayRows(self.name, self._values, self._kind, batch)
@@ -283,6 +283,8 @@ def _check_values(spec: str, values: Values) -> None:
             "vocabulary) or (windows, positions, vocabulary)"
         )
     dtype = _first_rows(values).dtype
+    if str(dtype).startswith(">f"):
+        raise SourceError(f"{spec} holds big-endian numbers ({dtype}): save them little-endian")
     if str(dtype).removeprefix("torch.") not in FLOATS:
         raise SourceError(f"{spec} holds {dtype}, not floating-point numbers ({', '.join(FLOATS)})")
 

@@ -1,6 +1,7 @@
 """A Hugging Face causal language model: a Hub id, a folder, or a GGUF file."""
 
 import contextlib
+import hashlib
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -15,11 +16,13 @@ from torch import Tensor
 from klcli.errors import SourceError
 from klcli.sources.head import Head
 from klcli.sources.options import LoadOptions, choose_device
-from klcli.sources.rows import HeadRows, Rows, TensorRows, block_rows
+from klcli.sources.rows import HeadRows, TensorRows, block_rows
 from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import Window
 
 PROBE_LENGTH = 32
+SAMPLED = 1024
+"""How many numbers of a weight go into its fingerprint."""
 EXACT_ENOUGH = 1e-7
 """Nats. A head applied apart from its model may differ from it by this, or by twice what the model
 differs from itself in another batch shape, whichever is more."""
@@ -47,6 +50,7 @@ class CausalSource:
         self.proof = self._prove()
         self._head = self.proof.head
         self.width, self._dtype = self.proof.width, self.proof.dtype
+        self.state_dtype: torch.dtype = model.dtype
         self.provenance: dict[str, Any] = {
             "source": name,
             "kind": "causal",
@@ -64,7 +68,7 @@ class CausalSource:
         """Whether the output head is applied block by block."""
         return self._head is not None
 
-    def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[Rows]:
+    def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[HeadRows | TensorRows]:
         """The scored rows of each batch, window by window. All windows of a batch have one length.
 
         Raises:
@@ -75,7 +79,7 @@ class CausalSource:
             yield self._rows_of(ids.to(self.device), batch)
 
     @torch.inference_mode()
-    def _rows_of(self, ids: Tensor, batch: Sequence[Window]) -> Rows:
+    def _rows_of(self, ids: Tensor, batch: Sequence[Window]) -> HeadRows | TensorRows:
         try:
             states = self._logits(ids) if self._head is None else self._hidden(ids)
         except (RuntimeError, ValueError, IndexError) as error:
@@ -123,7 +127,7 @@ class CausalSource:
         """
         ids = self._probe()
         whole = self._logits(ids)
-        width, dtype = whole.shape[-1], whole.dtype
+        dtype = whole.dtype
         noise = _largest_kl(whole, torch.cat([self._logits(one[None]) for one in ids]))
         bound = max(EXACT_ENOUGH, 2 * noise)
         other_end = ids.clone()
@@ -133,13 +137,45 @@ class CausalSource:
                 f"{self.name} is no causal model: a token changes what it predicts before it"
             )
         try:
-            head, self_kl = self._separate_head(ids, whole)
+            hidden = self._hidden(ids)
+            head = _head_of(self._embeddings, self._model.config, hidden.shape[-1], dtype)
+            self_kl = self._divergence_of_head(head, hidden, whole)
         except (AttributeError, ValueError, TypeError, IndexError, RuntimeError) as error:
-            return Proof(None, width, dtype, noise, math.inf, f"it cannot be run apart: {error}")
-        if self_kl > bound:
+            head, self_kl, reason = None, math.inf, f"it cannot be run apart: {error}"
+        else:
             reason = f"run apart it differs by {self_kl:.2g} nats from the model"
-            return Proof(None, width, dtype, noise, self_kl, reason)
-        return Proof(head, width, dtype, noise, self_kl, None)
+        proved = self_kl <= bound
+        return Proof(
+            head=head if proved else None,
+            width=whole.shape[-1],
+            dtype=dtype,
+            noise=noise,
+            self_kl=self_kl,
+            reason=None if proved else reason,
+        )
+
+    @torch.inference_mode()
+    def self_kl(self, head: Head) -> float:
+        """The largest KL (nats) of the logits of ``head`` from the model's own, on a probe."""
+        ids = self._probe()
+        return self._divergence_of_head(head, self._hidden(ids), self._logits(ids))
+
+    @torch.inference_mode()
+    def stored_matrix(self) -> dict[str, Tensor]:
+        """The output head's matrix, as a recording keeps it."""
+        if self._head is None:
+            raise ValueError("the head does not stand alone")
+        return self._head.matrix(self.state_dtype, self.device)
+
+    def weights_fingerprint(self) -> str:
+        """sha256 over the names, shapes and a sample of the numbers of all weights."""
+        digest = hashlib.sha256()
+        for name, weight in self._model.state_dict().items():
+            flat = weight.detach().flatten()
+            sample = flat[:: max(1, len(flat) // SAMPLED)].cpu().contiguous()
+            digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+            digest.update(sample.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def _probe(self) -> Tensor:
         """Two short windows of random tokens."""
@@ -148,16 +184,13 @@ class CausalSource:
         shape = (2, min(PROBE_LENGTH, self.longest or PROBE_LENGTH))
         return torch.randint(0, top, shape, generator=generator).to(self.device)
 
-    def _separate_head(self, ids: Tensor, whole: Tensor) -> tuple[Head, float]:
-        """The head apart, and the largest KL of its logits from the model's own."""
-        hidden = self._hidden(ids).flatten(0, 1)
-        head = _head_of(self._embeddings, self._model.config, hidden.shape[-1], whole.dtype)
+    def _divergence_of_head(self, head: Head, hidden: Tensor, whole: Tensor) -> float:
         size = block_rows(whole.shape[-1], whole.dtype.itemsize)
-        apart = HeadRows(hidden, head, size).block(0, len(hidden))
-        return head, _largest_kl(whole.flatten(0, 1), apart)
+        apart = HeadRows(hidden.flatten(0, 1), head, size).block(0, whole.shape[:2].numel())
+        return _largest_kl(whole.flatten(0, 1), apart)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
     """What the probe of a model found.
 
@@ -172,6 +205,11 @@ class Proof:
     noise: float
     self_kl: float
     reason: str | None
+
+    @property
+    def bound(self) -> float:
+        """What ``self_kl`` may be."""
+        return max(EXACT_ENOUGH, 2 * self.noise)
 
 
 def load_causal(spec: str, options: LoadOptions) -> CausalSource:

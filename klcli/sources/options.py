@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from klcli.errors import UsageError
+
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 Values = Literal["auto", "logits", "log_probs", "probs"]
 
@@ -12,7 +14,12 @@ def choose_device(name: str) -> str:
     import torch
 
     if name != "auto":
-        return name
+        try:
+            return str(torch.device(name))
+        except RuntimeError:
+            raise UsageError(
+                f"--device {name!r} is no device: one of auto, cpu, cuda, cuda:N or mps is wanted"
+            ) from None
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -5,23 +5,32 @@ made of instead, and make one block of them when it is asked for.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-RowKind = Literal["logits", "log_probs"]
+RowKind = Literal["logits", "log_probs", "truncated", "topk"]
 
 LARGEST_BLOCK = 512
 SMALLEST_BLOCK = 16
+UNBOUNDED = 2**31 - 1
+"""The width of a source that lists ids and does not say how many there are."""
 BLOCK_BYTES = 128 * 2**20
 
 
 class Rows(Protocol):
     """The distributions of n scored positions, not yet materialised.
 
-    ``kind`` says what a block holds: ``logits``, a constant a row aside, or ``log_probs``.
-    ``exact`` is False where numbers were lost on the way (16-bit codes, top-k).
+    ``kind`` says what a block holds:
+
+    - ``logits``: logits, a constant a row aside;
+    - ``log_probs``: the logarithms of probabilities that sum to 1;
+    - ``truncated``: log-probabilities of llama.cpp's base files, the tail cut off, so that they do
+      not sum to 1 and must not be renormalised;
+    - ``topk``: a ``TopBlock``, the most probable ids only.
+
+    ``exact`` is False for the last two, where numbers were lost on the way.
     """
 
     @property
@@ -37,12 +46,24 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def block(self, start: int, stop: int) -> Tensor:
+    def block(self, start: int, stop: int) -> "Tensor | TopBlock":
         """Rows ``start`` to ``stop``, which lie in one block: a tensor (stop - start, vocabulary).
 
         Blocks begin at multiples of ``size``.
         """
         ...
+
+
+class TopBlock(NamedTuple):
+    """The most probable ids of some rows, best first, and what is left for all others.
+
+    ``ids`` (rows, k) are -1, and ``log_probs`` -inf, where a row has fewer than k. ``log_rest``
+    (rows,) is the logarithm of the probability of every id that is not listed.
+    """
+
+    ids: Tensor
+    log_probs: Tensor
+    log_rest: Tensor
 
 
 def block_rows(width: int, element_size: int) -> int:
@@ -121,6 +142,10 @@ class HeadRows:
             self._made = self._head(self._padded(first))
             self._made_from = first
         return self._made[start - first : stop - first]
+
+    def hidden(self, start: int, stop: int) -> Tensor:
+        """The hidden states of rows ``start`` to ``stop``: a tensor (stop - start, d)."""
+        return self._hidden[start:stop]
 
     def _padded(self, first: int) -> Tensor:
         part = self._hidden[first : first + self.size]

@@ -48,7 +48,7 @@ def read_corpus(path: str, split: DocumentSplit = "file") -> Corpus:
     text = _decode(_read_bytes(path), name)
     documents = (
         _jsonl_documents(text, name)
-        if path.removesuffix(".gz").endswith(".jsonl")
+        if path.lower().removesuffix(".gz").endswith(".jsonl")
         else _text_documents(text, name, split)
     )
     if not documents:
@@ -58,14 +58,23 @@ def read_corpus(path: str, split: DocumentSplit = "file") -> Corpus:
     )
 
 
+def read_corpus_lines(path: str) -> list[tuple[int, str]]:
+    """The lines of a text file with their numbers from 0 on, empty ones at its end left out.
+
+    Raises:
+        CorpusError: as ``read_corpus``.
+    """
+    return list(enumerate(_decode(_read_bytes(path), path).rstrip().split("\n")))
+
+
 def _read_bytes(path: str) -> bytes:
     if path == STDIN:
         return _read_stdin()
-    if path.removesuffix(".gz").endswith(".parquet"):
+    if path.lower().removesuffix(".gz").endswith(".parquet"):
         raise CorpusError(f"{path}: Parquet is not read; convert it to .jsonl with a 'text' field")
     try:
         raw = Path(path).read_bytes()
-        return gzip.decompress(raw) if path.endswith(".gz") else raw
+        return gzip.decompress(raw) if path.lower().endswith(".gz") else raw
     except FileNotFoundError:
         raise CorpusError(f"no corpus at {path!r}: check the path (- reads stdin)") from None
     except IsADirectoryError:

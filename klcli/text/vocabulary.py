@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -48,6 +48,18 @@ class NumberedTokens:
     def piece(self, token_id: int) -> bytes:
         """``#17`` for id 17, with a space before it, as a word has."""
         return f" #{token_id}".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTokens:
+    """A vocabulary of tokens that are known by their bytes, and of no others."""
+
+    size: int
+    pieces: Mapping[int, bytes]
+
+    def piece(self, token_id: int) -> bytes:
+        """The bytes that a token stands for."""
+        return self.pieces.get(token_id, b"?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +128,15 @@ class Vocabulary:
         return tuple(token.content for token in decoder.values() if token.special)
 
     @cached_property
-    def special_ids(self) -> tuple[int, ...]:
-        """The ids of ``special_strings``."""
-        return tuple(self._tokens[string] for string in self.special_strings)
-
-    @cached_property
     def fingerprint(self) -> str:
         """sha256 over every id and its token, and over the encoding of a probe text."""
         content = [sorted(self._strings.items()), self.encode(PROBE).ids.tolist()]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The tokenizer itself, which ``tokenizers.Tokenizer.from_str`` reads again."""
+        self._backend.encode_special_tokens = False
+        return str(self._backend.to_str())
 
     def encode(self, text: str, *, parse_special: bool = False) -> Encoding:
         """Tokenise ``text`` without adding a token to it.

@@ -29,9 +29,13 @@ def scores_of(*, paired: bool = True, tokens: int = 6, **given: Sequence[float])
     return TokenScores(columns | {name: np.array(values) for name, values in given.items()})
 
 
+def cluster_of(scores: TokenScores) -> Column:
+    return cluster_tokens(scores["document"], scores["window"])
+
+
 def summary(scores: TokenScores) -> dict[str, dict[str, float | None]]:
     everything = np.ones(len(scores), dtype=bool)
-    return summarise(scores, cluster_tokens(scores), everything)
+    return summarise(scores, cluster_of(scores), everything)
 
 
 class TestMeans:
@@ -89,11 +93,11 @@ def test_student_t_is_that_of_the_tables(degrees: int, expected: float) -> None:
 class TestClusters:
     def test_twenty_documents_are_the_clusters(self) -> None:
         scores = scores_of(tokens=40, document=[i // 2 for i in range(40)])
-        assert len(np.unique(cluster_tokens(scores))) == 20
+        assert len(np.unique(cluster_of(scores))) == 20
 
     @pytest.mark.parametrize("windows", [1, 5, 32, 33, 100, 1000])
     def test_windows_of_one_document_make_at_most_32_equal_runs(self, windows: int) -> None:
-        cluster = cluster_tokens(scores_of(tokens=windows))
+        cluster = cluster_of(scores_of(tokens=windows))
         runs = np.unique(cluster, return_counts=True)[1]
         assert len(runs) == windows if windows <= 32 else 16 <= len(runs) <= 32
         assert set(runs[:-1]) <= {runs[0]}
@@ -101,7 +105,7 @@ class TestClusters:
 
     def test_no_run_reaches_from_one_document_into_the_next(self) -> None:
         scores = scores_of(tokens=100, document=[0] * 33 + [1] * 67)
-        cluster = cluster_tokens(scores)
+        cluster = cluster_of(scores)
         assert not set(cluster[:33]) & set(cluster[33:])
 
 

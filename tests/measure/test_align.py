@@ -1,6 +1,6 @@
 """What both sides are asked about: shared ids, shared windows, or an error that names both."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
 from klcli.errors import CorpusError, MismatchError, UsageError
-from klcli.measure.align import Alignment, Scope, align
+from klcli.measure import align as aligning
+from klcli.measure.align import Alignment, Scope, Side
 from klcli.sources.arrays import ArraySource, open_arrays
 from klcli.sources.options import LoadOptions
+from klcli.text.corpus import read_corpus
 from klcli.text.vocabulary import NumberedTokens, Vocabulary
 from klcli.text.windows import WindowTable
 
@@ -22,6 +24,11 @@ Array = npt.NDArray[Any]
 WORDS = [f"w{number}" for number in range(1, 20)]
 SIZE = 20
 """<unk> and nineteen words."""
+
+
+def align(sides: Sequence[Side], paths: Sequence[str], scope: Scope) -> Alignment:
+    """Align on the corpora at some paths."""
+    return aligning.align(sides, [read_corpus(path, scope.documents) for path in paths], scope)
 
 
 def vocabulary(

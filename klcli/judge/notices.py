@@ -1,0 +1,126 @@
+"""What a reader should know before trusting the numbers of a run: notices, each with advice."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from klcli.errors import Notice
+from klcli.measure.evaluate import Evaluation
+
+PADDED_MASS = 1e-6
+FEW_CLUSTERS = 20
+CONCENTRATED = 0.5
+"""Share of the KL in the top hundredth of the tokens that is worth a notice."""
+ENOUGH_TOKENS = 100
+
+
+def find_notices(
+    evaluation: Evaluation, counts: Mapping[str, int | None], clusters: int
+) -> list[Notice]:
+    """Every notice that a run deserves.
+
+    ``counts`` are those of the report, ``clusters`` how many the intervals rest on.
+    """
+    found = [
+        *_excluded(counts),
+        *_infinite(counts),
+        *_padded_mass(evaluation),
+        *_few_clusters(clusters),
+        *_lists(evaluation),
+        *_truncated(evaluation),
+        *_concentrated(evaluation),
+    ]
+    return [Notice(code=code, message=message) for code, message in found]
+
+
+Found = Iterator[tuple[str, str]]
+
+
+def _excluded(counts: Mapping[str, int | None]) -> Found:
+    if excluded := counts["excluded"]:
+        yield (
+            "excluded",
+            f"{excluded} of {counts['tokens']} tokens are left out: a model gave NaN or +inf "
+            "there; no number speaks for them",
+        )
+
+
+def _infinite(counts: Mapping[str, int | None]) -> Found:
+    if infinite := counts["infinite"]:
+        yield (
+            "infinite",
+            f"at {infinite} tokens a model gives probability 0 to what came, or to what the other "
+            "model holds possible: means over them are infinite, or unknown where both are",
+        )
+
+
+def _padded_mass(evaluation: Evaluation) -> Found:
+    for side, mass in evaluation.padded_mass.items():
+        if mass > PADDED_MASS:
+            role = side if evaluation.scores.paired else "model"
+            yield (
+                "padded_mass",
+                f"the {role} gives up to {mass:.2g} of its probability to ids that stand for no "
+                "token or were cut; check that model and tokenizer belong together",
+            )
+
+
+def _few_clusters(clusters: int) -> Found:
+    if clusters == 1:
+        yield (
+            "few_clusters",
+            "the text is a single window, so that no interval can be given; give more text or a "
+            "smaller --context",
+        )
+    elif clusters < FEW_CLUSTERS:
+        yield (
+            "few_clusters",
+            f"the text has {clusters} independent pieces (documents, or runs of windows), fewer "
+            f"than {FEW_CLUSTERS}: intervals are rough; give more text",
+        )
+
+
+def _lists(evaluation: Evaluation) -> Found:
+    """A side is a list of top tokens."""
+    scores = evaluation.scores
+    sides = [side for side, kind in evaluation.kinds.items() if kind == "topk"]
+    if sides and scores.paired:
+        yield (
+            "lower_bounds",
+            f"the {' and the '.join(sides)} lists only its most probable tokens: KL, JSD and TV "
+            "are lower bounds, with all other tokens taken as one",
+        )
+    known = ~scores["excluded"] & (scores["token_id"] >= 0)
+    for side in sides:
+        nll = scores[f"nll_{side}" if scores.paired else "nll"][known]
+        if missing := int(np.isnan(nll).sum()):
+            yield (
+                "unlisted_targets",
+                f"{missing} of {len(nll)} tokens of the text are not in the list of the {side}: "
+                "their NLL is not known, and neither is its mean",
+            )
+
+
+def _truncated(evaluation: Evaluation) -> Found:
+    if "truncated" in evaluation.kinds.values():
+        yield (
+            "truncated",
+            "a base file of llama.cpp is truncated, 16-bit: KL is by that program's rule, over "
+            "tokens with ln p > -16 and not renormalised; JSD, TV, reverse KL and its entropy are "
+            "not known",
+        )
+
+
+def _concentrated(evaluation: Evaluation) -> Found:
+    scores = evaluation.scores
+    if not scores.paired or len(scores) < ENOUGH_TOKENS:
+        return
+    kl = np.sort(scores["kl"][np.isfinite(scores["kl"])])[::-1]
+    few = max(1, len(kl) // 100)
+    total, top = float(kl.sum()), float(kl[:few].sum())
+    if total > 0 and top > CONCENTRATED * total:
+        yield (
+            "concentrated",
+            f"{few} tokens ({few / len(kl):.1%}) carry {top / total:.0%} of the KL: look at the "
+            "outliers before you trust the mean",
+        )

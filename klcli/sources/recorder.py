@@ -1,0 +1,338 @@
+"""Writing a recording: streamed, resumable after any kill, never half-written.
+
+A shard is written under a temporary name, flushed to the disk and renamed; the manifest that names
+it is replaced after that, in one step. What a killed run leaves is therefore a shorter recording
+that the next run goes on with, and perhaps a temporary file that it removes.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from klcli.errors import OutputError, SourceError
+from klcli.sources.causal import CausalSource
+from klcli.sources.head import Head
+from klcli.sources.recording import (
+    FORMAT,
+    FORMAT_VERSION,
+    HEAD,
+    MANIFEST,
+    TENSORS,
+    TOKENIZER,
+    WINDOWS,
+    Kind,
+    read_manifest,
+    shard_name,
+    window_tensors,
+)
+from klcli.sources.rows import HeadRows, TensorRows
+from klcli.text.windows import WindowTable, plan_batches
+
+SHARD_BYTES = 64 * 2**20
+LOCK = "lock"
+OWN_FILES = {LOCK, WINDOWS, TOKENIZER, HEAD, MANIFEST}
+
+KindChoice = Literal["auto", "hidden", "logits", "topk"]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What ``record`` did: the kind it wrote and why, and how many rows were there before."""
+
+    kind: str
+    reason: str | None
+    rows: int
+    rows_before: int
+    bytes: int
+
+
+def record(
+    source: CausalSource,
+    table: WindowTable,
+    folder: Path,
+    *,
+    kind: KindChoice,
+    top_k: int,
+    batch_tokens: int,
+    software: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> Recorded:
+    """Record what a model predicts on a window table, or go on with a recording that was killed.
+
+    ``auto`` records ``hidden`` states where the head was proved to stand alone, else ``logits``.
+
+    Raises:
+        OutputError: the folder holds something else, a recording made with other arguments, is
+            being written by another process, or cannot be written.
+    """
+    chosen, reason = _choose_kind(source, kind)
+    with _writing(folder):
+        manifest = _begin(source, table, folder, chosen, top_k, batch_tokens, software)
+        before = sum(shard["rows"] for shard in manifest["shards"])
+        if not manifest["complete"]:
+            _record_rows(source, table, folder, manifest, before, progress)
+        return Recorded(
+            kind=chosen,
+            reason=reason,
+            rows=manifest["rows"],
+            rows_before=before,
+            bytes=sum(path.stat().st_size for path in folder.iterdir()),
+        )
+
+
+def _choose_kind(source: CausalSource, kind: KindChoice) -> tuple[Kind, str | None]:
+    if kind in ("logits", "topk"):
+        return kind, None
+    reason = _why_not_hidden(source)
+    if reason is None:
+        return "hidden", None
+    if kind == "auto":
+        return (
+            "logits",
+            f"the logits are recorded, for the output head does not stand alone: {reason}",
+        )
+    raise SourceError(
+        f"--kind hidden: the output head of {source.name} does not stand alone: {reason}; "
+        "--kind logits records the logits"
+    )
+
+
+def _why_not_hidden(source: CausalSource) -> str | None:
+    """Why the head, as it would be stored, is not the model's; None where the probe finds it is."""
+    if source.proof.head is None:
+        return source.proof.reason
+    self_kl = source.self_kl(source.proof.head.with_matrix(source.stored_matrix()))
+    if self_kl > source.proof.bound:
+        return f"stored it differs by {self_kl:.2g} nats from the model"
+    return None
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Have the folder for ourselves. The lock belongs to the process and dies with it."""
+    try:
+        folder.mkdir(exist_ok=True)
+        with filelock.FileLock(folder / LOCK, timeout=0):
+            yield
+    except filelock.Timeout:
+        raise OutputError(
+            f"another process is recording to {folder}: wait for it, or choose another folder"
+        ) from None
+    except OSError as error:
+        raise OutputError(f"cannot record to {folder}: {error.strerror or error}") from error
+
+
+def _begin(
+    source: CausalSource,
+    table: WindowTable,
+    folder: Path,
+    kind: Kind,
+    top_k: int,
+    batch_tokens: int,
+    software: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The manifest to go on with: the one that is there, or a new one with nothing recorded yet."""
+    windows = safetensors.torch.save(window_tensors(table))
+    request = {
+        "kind": kind,
+        "top_k": top_k if kind == "topk" else None,
+        "batch_tokens": batch_tokens,
+        "dtype": source.provenance["dtype"],
+        "weights": source.weights_fingerprint(),
+        "tokenizer": source.vocabulary.fingerprint,
+        "windows": hashlib.sha256(windows).hexdigest(),
+    }
+    for left_over in folder.glob("*.tmp"):
+        left_over.unlink()
+    if (folder / MANIFEST).exists():
+        return _manifest_to_go_on_with(folder, request)
+    if foreign := sorted({path.name for path in folder.iterdir()} - OWN_FILES):
+        raise OutputError(f"{folder} holds {foreign[0]} and is no recording: choose another folder")
+    head = source.proof.head
+    files: dict[str, Any] = {}
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "complete": False,
+        "request": request,
+        "software": software,
+        "model": source.provenance,
+        "protocol": table.protocol,
+        "corpora": [{"name": c.name, "sha256": c.sha256} for c in table.corpora],
+        "documents": [document.name for document in table.documents],
+        "vocabulary": {"bos_id": source.vocabulary.bos_id, "eos_id": source.vocabulary.eos_id},
+        "width": source.width,
+        "dtype": str(source.proof.dtype).removeprefix("torch."),
+        "self_kl": {"largest": source.proof.self_kl, "noise": source.proof.noise},
+        "head": _settings_of(head) if kind == "hidden" and head is not None else None,
+        "batch_tokens": batch_tokens,
+        "rows": table.tokens,
+        "rows_per_shard": max(1, SHARD_BYTES // _bytes_per_row(source, kind, top_k)),
+        "files": files,
+        "shards": [],
+    }
+    _put(folder / WINDOWS, windows, files)
+    _put(folder / TOKENIZER, source.vocabulary.to_json().encode(), files)
+    if kind == "hidden":
+        matrix = {name: t.contiguous().cpu() for name, t in source.stored_matrix().items()}
+        _put(folder / HEAD, safetensors.torch.save(matrix), files)
+    _save_manifest(folder, manifest)
+    return manifest
+
+
+def _manifest_to_go_on_with(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+    manifest = read_manifest(folder)
+    before = manifest["request"]
+    changed = [name for name in request if request[name] != before.get(name)]
+    if changed:
+        shown = ", ".join(f"{n} was {before.get(n)} and is {request[n]}" for n in changed)
+        raise OutputError(
+            f"{folder} was recorded with other arguments ({shown}): repeat those, or choose "
+            "another folder"
+        )
+    return manifest
+
+
+def _settings_of(head: Head) -> dict[str, Any]:
+    return {
+        "size": head.size,
+        "multiplier": head.multiplier,
+        "divisor": head.divisor,
+        "softcap": head.softcap,
+    }
+
+
+def _bytes_per_row(source: CausalSource, kind: Kind, top_k: int) -> int:
+    if kind == "topk":
+        return 8 * min(top_k, source.width) + 4
+    if kind == "hidden" and source.proof.head is not None:
+        return source.proof.head.size * source.state_dtype.itemsize
+    return source.width * source.proof.dtype.itemsize
+
+
+@torch.inference_mode()
+def _record_rows(
+    source: CausalSource,
+    table: WindowTable,
+    folder: Path,
+    manifest: dict[str, Any],
+    done: int,
+    progress: Progress | None,
+) -> None:
+    """Run the batches that are not recorded yet, and write a shard whenever one is full."""
+    plan = plan_batches(table.windows, manifest["batch_tokens"])
+    batches = [[table.windows[number] for number in batch] for batch in plan]
+    ends = np.cumsum([sum(len(window.targets) for window in batch) for batch in batches])
+    first = int(np.searchsorted(ends, done, side="right"))
+    position = int(ends[first - 1]) if first else 0
+    pending = _Pending(folder, manifest)
+    for rows in source.rows(batches[first:]):
+        for start in range(0, len(rows), rows.size):
+            stop = min(start + rows.size, len(rows))
+            if (begin := max(start, done - position)) < stop:
+                pending.add(_pack(manifest, rows, begin, stop))
+        position += len(rows)
+        if progress is not None:
+            progress(position, table.tokens)
+    pending.finish()
+
+
+def _pack(
+    manifest: Mapping[str, Any], rows: HeadRows | TensorRows, start: int, stop: int
+) -> dict[str, Tensor]:
+    """The tensors that a shard keeps of some rows."""
+    kind: Kind = manifest["kind"]
+    if kind == "hidden":
+        assert isinstance(rows, HeadRows)
+        return {"hidden": rows.hidden(start, stop).cpu()}
+    logits = rows.block(start, stop)
+    if kind == "logits":
+        return {"logits": logits.cpu().clone()}
+    return _top_of(logits.cpu(), manifest["request"]["top_k"])
+
+
+def _top_of(logits: Tensor, k: int) -> dict[str, Tensor]:
+    """The k most probable ids of each row, and the logarithm of what is left for all others."""
+    log_p = torch.log_softmax(logits.double(), dim=-1)
+    values, ids = log_p.topk(min(k, logits.shape[-1]), dim=-1)
+    rest = log_p.scatter(-1, ids, -torch.inf).logsumexp(dim=-1)
+    return {"ids": ids.int(), "log_probs": values.float(), "log_rest": rest.float()}
+
+
+class _Pending:
+    """Rows that wait for their shard to be full."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._parts: list[dict[str, Tensor]] = []
+        self._rows = 0
+
+    def add(self, part: dict[str, Tensor]) -> None:
+        """Take some rows, and write every shard that they fill."""
+        full = self._manifest["rows_per_shard"]
+        self._parts.append(part)
+        self._rows += _rows_of(part)
+        while self._rows >= full:
+            joined = self._joined()
+            self._write({name: tensor[:full].contiguous() for name, tensor in joined.items()})
+            rest = {name: tensor[full:].clone() for name, tensor in joined.items()}
+            self._parts, self._rows = [rest], self._rows - full
+
+    def finish(self) -> None:
+        """Write the last, short shard, and call the recording complete."""
+        if self._rows:
+            self._write(self._joined())
+        self._manifest["complete"] = True
+        _save_manifest(self._folder, self._manifest)
+
+    def _joined(self) -> dict[str, Tensor]:
+        return {
+            name: torch.cat([part[name] for part in self._parts])
+            for name in TENSORS[self._manifest["kind"]]
+        }
+
+    def _write(self, tensors: dict[str, Tensor]) -> None:
+        path = self._folder / shard_name(len(self._manifest["shards"]))
+        entry = {"rows": _rows_of(tensors)} | _put(path, safetensors.torch.save(tensors))
+        self._manifest["shards"].append(entry)
+        _save_manifest(self._folder, self._manifest)
+
+
+def _rows_of(tensors: Mapping[str, Tensor]) -> int:
+    return next(iter(tensors.values())).shape[0]
+
+
+def _save_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    _put(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+
+
+def _put(path: Path, content: bytes, files: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Write a file whole or not at all, and on the disk before it has its name."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    if files is not None:
+        files[path.name] = entry
+    return entry

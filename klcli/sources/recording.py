@@ -1,0 +1,364 @@
+"""klcli's own recording of what a model predicted: the format, and reading it.
+
+A folder. ``manifest.json`` says what it holds; ``windows.safetensors`` has the tokens of the texts
+and the windows cut from them, ``tokenizer.json`` the vocabulary; ``shard-00000.safetensors`` and so
+on have the predictions, and ``head.safetensors``, for kind ``hidden``, the output head.
+
+The scored rows of all batches, one batch after the other, are one long array, cut into shards of
+``rows_per_shard`` rows:
+
+========  =======================================  ==============================================
+kind      tensors of a shard                       what comes of a row
+========  =======================================  ==============================================
+hidden    ``hidden`` (rows, d)                     the head makes the model's own logits of it
+logits    ``logits`` (rows, vocabulary)            the logits, in the dtype they were made in
+topk      ``ids``, ``log_probs`` (rows, k) and     a lower bound of every divergence
+          ``log_rest`` (rows,)
+========  =======================================  ==============================================
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from klcli.errors import SourceError
+from klcli.sources.head import Head
+from klcli.sources.options import LoadOptions, choose_device
+from klcli.sources.rows import HeadRows, RowKind, Rows, TopBlock, block_rows, pieces
+from klcli.text.corpus import Corpus
+from klcli.text.vocabulary import Encoding, IntArray, Vocabulary
+from klcli.text.windows import TokenizedDocument, Window, WindowTable, plan_batches
+
+FORMAT = "klcli.recording"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+WINDOWS = "windows.safetensors"
+TOKENIZER = "tokenizer.json"
+HEAD = "head.safetensors"
+
+Kind = Literal["hidden", "logits", "topk"]
+TENSORS: Mapping[str, tuple[str, ...]] = {
+    "hidden": ("hidden",),
+    "logits": ("logits",),
+    "topk": ("ids", "log_probs", "log_rest"),
+}
+
+
+def is_recording(path: Path) -> bool:
+    """Whether a path is the folder of a recording, complete or not."""
+    return (path / MANIFEST).is_file() and (path / WINDOWS).is_file()
+
+
+def shard_name(number: int) -> str:
+    """The file of a shard."""
+    return f"shard-{number:05}.safetensors"
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read what a recording says of itself.
+
+    Raises:
+        SourceError: it is damaged, foreign, or of a version that this klcli does not read.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"cannot read the manifest of {folder}: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise SourceError(f"{folder} is no recording of klcli")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise SourceError(
+            f"{folder} is a recording of version {manifest.get('format_version')!r}, and this "
+            f"klcli reads version {FORMAT_VERSION}: use a matching klcli"
+        )
+    return manifest
+
+
+class RecordingSource:
+    """A recording, opened: it brings its windows and its vocabulary, and needs no model."""
+
+    longest: int | None = None
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], device: str) -> None:
+        self.name = str(folder)
+        self.kind: Kind = manifest["kind"]
+        self.windows, self._batch_tokens = read_windows(folder, manifest), manifest["batch_tokens"]
+        self.vocabulary = _read_vocabulary(folder, manifest)
+        self.width: int = manifest["width"]
+        self.device = torch.device(device)
+        self.provenance: dict[str, Any] = {
+            **manifest["model"],
+            "recording": self.name,
+            "recording_kind": self.kind,
+        }
+        self._dtype = getattr(torch, manifest["dtype"])
+        self._shards = Shards(folder, manifest)
+        self._head: Head | None = None
+        if self.kind == "hidden":
+            self._head = read_head(folder, manifest, self.device)
+        self._offsets = row_offsets(self.windows.windows, self._batch_tokens)
+
+    def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[Rows]:
+        """The recorded rows of each batch.
+
+        Raises:
+            SourceError: a shard is missing, truncated or altered.
+        """
+        for batch in batches:
+            yield self._rows_of(batch)
+
+    def _rows_of(self, batch: Sequence[Window]) -> Rows:
+        spans = [Span(self._offsets[w.number], len(w.targets)) for w in batch]
+        size = block_rows(self.width, self._dtype.itemsize)
+        if self.kind != "hidden" or self._head is None:
+            return ShardRows(self._shards, spans, "topk" if self.kind == "topk" else "logits", size)
+        hidden = torch.cat([self._shards.read("hidden", s.start, s.rows) for s in spans])
+        return HeadRows(hidden.to(self.device), self._head, size)
+
+
+class Span(NamedTuple):
+    """Some rows of a recording in a row."""
+
+    start: int
+    rows: int
+
+
+class ShardRows:
+    """Recorded logits or lists, read from the shards a block at a time."""
+
+    def __init__(
+        self, shards: "Shards", spans: Sequence[Span], kind: Literal["logits", "topk"], size: int
+    ) -> None:
+        self.kind: RowKind = kind
+        self.exact = kind == "logits"
+        self.size = size
+        self._shards = shards
+        self._spans = spans
+
+    def __len__(self) -> int:
+        return sum(span.rows for span in self._spans)
+
+    def block(self, start: int, stop: int) -> Tensor | TopBlock:
+        """Rows ``start`` to ``stop``: logits (stop - start, vocabulary), or a list of them."""
+        if self.kind == "logits":
+            return self._read("logits", start, stop)
+        return TopBlock(*(self._read(name, start, stop) for name in TENSORS["topk"]))
+
+    def _read(self, name: str, start: int, stop: int) -> Tensor:
+        found = pieces([span.rows for span in self._spans], start, stop)
+        return torch.cat(
+            [
+                self._shards.read(name, self._spans[n].start + first, last - first)
+                for n, first, last in found
+            ]
+        )
+
+
+class Shards:
+    """The shards of a recording as one long array of rows; each is checked when first opened."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._rows_per_shard: int = manifest["rows_per_shard"]
+        self._entries: Sequence[Mapping[str, Any]] = manifest["shards"]
+        self._open: tuple[int, Any] = (-1, None)
+        self._checked: set[int] = set()
+
+    def read(self, name: str, start: int, count: int) -> Tensor:
+        """``count`` rows of one tensor from row ``start`` on.
+
+        Raises:
+            SourceError: a shard is missing, truncated or altered.
+        """
+        parts = []
+        stop = start + count
+        while start < stop:
+            number, first = divmod(start, self._rows_per_shard)
+            last = min(first + stop - start, self._rows_per_shard)
+            parts.append(self._shard(number).get_slice(name)[first:last])
+            start += last - first
+        return torch.cat(parts)
+
+    def _shard(self, number: int) -> Any:
+        if self._open[0] != number:
+            path = self._folder / shard_name(number)
+            if number not in self._checked:
+                check_file(path, self._entries[number])
+                self._checked.add(number)
+            self._open = (number, open_tensors(path))
+        return self._open[1]
+
+
+def check_file(path: Path, entry: Mapping[str, Any]) -> None:
+    """Hold a file against the size and the sha256 that the manifest gives.
+
+    Raises:
+        SourceError: it is missing, truncated or altered.
+    """
+    try:
+        size = path.stat().st_size
+        digest = hash_file(path) if size == entry["bytes"] else None
+    except OSError as error:
+        raise SourceError(f"{path} is missing or unreadable: {error.strerror}") from error
+    if digest is None:
+        raise SourceError(f"{path} has {size} bytes and should have {entry['bytes']}: record again")
+    if digest != entry["sha256"]:
+        raise SourceError(f"{path} was altered since it was recorded (its sha256 differs)")
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_tensors(path: Path) -> Any:
+    """Open a safetensors file, tensors still on disk.
+
+    Raises:
+        SourceError: it is no safetensors file.
+    """
+    try:
+        opener: Any = safetensors.safe_open(str(path), framework="pt")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise SourceError(f"cannot read {path}: {error}") from error
+    return opener
+
+
+def open_recording(spec: str, options: LoadOptions) -> RecordingSource:
+    """Open a complete recording.
+
+    Raises:
+        SourceError: it is incomplete, damaged, foreign or of another version.
+    """
+    folder = Path(spec)
+    manifest = read_manifest(folder)
+    if not manifest["complete"]:
+        done = sum(shard["rows"] for shard in manifest["shards"])
+        raise SourceError(
+            f"{spec} is incomplete ({done:,} of {manifest['rows']:,} rows): run the same klcli "
+            "record again, and it goes on from there"
+        )
+    for name, entry in manifest["files"].items():
+        check_file(folder / name, entry)
+    return RecordingSource(folder, manifest, choose_device(options.device))
+
+
+def row_offsets(windows: Sequence[Window], batch_tokens: int) -> dict[int, int]:
+    """Where in the long array of rows each window's scored rows begin, by the window's number."""
+    offsets, start = {}, 0
+    for batch in plan_batches(windows, batch_tokens):
+        for place in batch:
+            offsets[windows[place].number] = start
+            start += len(windows[place].targets)
+    return offsets
+
+
+def read_head(folder: Path, manifest: Mapping[str, Any], device: torch.device) -> Head:
+    """The output head of a recording of kind ``hidden``."""
+    with open_tensors(folder / HEAD) as file:
+        matrix = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
+    settings = manifest["head"]
+    return Head(
+        project=torch.nn.Identity(),
+        size=settings["size"],
+        dtype=getattr(torch, manifest["dtype"]),
+        multiplier=settings["multiplier"],
+        divisor=settings["divisor"],
+        softcap=settings["softcap"],
+    ).with_matrix(matrix)
+
+
+def _read_vocabulary(folder: Path, manifest: Mapping[str, Any]) -> Vocabulary:
+    ids = manifest["vocabulary"]
+    backend = Tokenizer.from_file(str(folder / TOKENIZER))
+    return Vocabulary(backend, bos_id=ids["bos_id"], eos_id=ids["eos_id"])
+
+
+def window_tensors(table: WindowTable) -> dict[str, Tensor]:
+    """A window table as arrays: what ``read_windows`` makes a window table of."""
+    documents, windows = table.documents, table.windows
+    texts = [document.encoding for document in documents]
+    has_text = all(text is not None for text in texts)
+    return {
+        "ids": _joined([document.ids for document in documents], torch.int32),
+        "document_ends": _ends([document.ids for document in documents]),
+        "document_corpus": torch.tensor([document.corpus for document in documents]),
+        "inputs": _joined([window.inputs for window in windows], torch.int32),
+        "input_ends": _ends([window.inputs for window in windows]),
+        "targets": _joined([window.targets for window in windows], torch.int32),
+        "target_ends": _ends([window.targets for window in windows]),
+        "document": torch.tensor([window.document for window in windows]),
+        "score_from": torch.tensor([window.score_from for window in windows]),
+        "position": torch.tensor([window.position for window in windows]),
+        **(
+            {
+                "byte_ends": _joined([t.ends for t in texts if t is not None], torch.int64),
+                "words": _joined([t.words for t in texts if t is not None], torch.int32),
+            }
+            if has_text
+            else {}
+        ),
+    }
+
+
+def read_windows(folder: Path, manifest: Mapping[str, Any]) -> WindowTable:
+    """The window table of a recording."""
+    with open_tensors(folder / WINDOWS) as file:
+        arrays = {name: file.get_tensor(name).numpy().astype(np.int64) for name in file.keys()}  # noqa: SIM118
+    names: Sequence[str] = manifest["documents"]
+    ids = _split(arrays["ids"], arrays["document_ends"])
+    texts: list[Encoding | None] = [None] * len(names)
+    if "byte_ends" in arrays:
+        ends = _split(arrays["byte_ends"], arrays["document_ends"])
+        words = _split(arrays["words"], arrays["document_ends"])
+        texts = [Encoding(ids=i, ends=e, words=w) for i, e, w in zip(ids, ends, words, strict=True)]
+    documents = [
+        TokenizedDocument(corpus=int(corpus), name=name, ids=one, encoding=text)
+        for corpus, name, one, text in zip(
+            arrays["document_corpus"], names, ids, texts, strict=True
+        )
+    ]
+    inputs = _split(arrays["inputs"], arrays["input_ends"])
+    targets = _split(arrays["targets"], arrays["target_ends"])
+    windows = [
+        Window(
+            number=number,
+            document=int(arrays["document"][number]),
+            inputs=inputs[number],
+            score_from=int(arrays["score_from"][number]),
+            targets=targets[number],
+            position=int(arrays["position"][number]),
+        )
+        for number in range(len(inputs))
+    ]
+    return WindowTable(
+        documents=tuple(documents),
+        windows=tuple(windows),
+        protocol=manifest["protocol"],
+        corpora=tuple(
+            Corpus(name=corpus["name"], sha256=corpus["sha256"], documents=())
+            for corpus in manifest["corpora"]
+        ),
+    )
+
+
+def _joined(arrays: Sequence[IntArray], dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(np.concatenate(arrays)).to(dtype)
+
+
+def _ends(arrays: Sequence[IntArray]) -> Tensor:
+    return torch.tensor(np.cumsum([len(array) for array in arrays]))
+
+
+def _split(joined: IntArray, ends: IntArray) -> list[IntArray]:
+    return np.split(joined, ends[:-1])
