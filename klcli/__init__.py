@@ -4,25 +4,26 @@
 >>> report = compare("model-a", "model-b", "corpus.txt")    # doctest: +SKIP
 >>> report.metrics["kl"]["mean"]                            # doctest: +SKIP
 
-``compare`` and ``perplexity`` take the options of the command of the same name as keyword arguments
-and return a ``Report``. Importing klcli loads neither torch nor transformers.
+``compare``, ``perplexity`` and ``record`` take the options of the command of the same name as
+keyword arguments; the first two return a ``Report``. Importing klcli loads neither torch nor transformers.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from klcli.api import compare, perplexity
+    from klcli.api import compare, perplexity, record
     from klcli.errors import KlcliError
     from klcli.judge.report import Report
 
 __version__ = "0.1.0"
 
-__all__ = ["KlcliError", "Report", "__version__", "compare", "perplexity"]
+__all__ = ["KlcliError", "Report", "__version__", "compare", "perplexity", "record"]
 
 _HOMES = {
     "compare": "klcli.api",
     "perplexity": "klcli.api",
+    "record": "klcli.api",
     "KlcliError": "klcli.errors",
     "Report": "klcli.judge.report",
 }

@@ -221,6 +221,7 @@ def load_causal(spec: str, options: LoadOptions) -> CausalSource:
         SourceError: there is no such model, it is no causal LM, weights are missing, or it has no
             fast tokenizer.
     """
+    device = choose_device(options.device)
     place, gguf = _locate(spec)
     shared: dict[str, Any] = {
         "revision": options.revision,
@@ -244,7 +245,7 @@ def load_causal(spec: str, options: LoadOptions) -> CausalSource:
         )
     vocabulary = vocabulary_of(tokenizer, spec)
     with _loading(spec):
-        model.to(choose_device(options.device)).eval()
+        model.to(device).eval()
         return CausalSource(spec, model, vocabulary, options.revision)
 
 

@@ -27,6 +27,7 @@ Source: ``tools/perplexity/perplexity.cpp`` of llama.cpp at commit 050fc7f.
 
 import contextlib
 import math
+import mmap
 import os
 import secrets
 import struct
@@ -138,7 +139,7 @@ class BaseFileSource:
         name: str,
         header: Header,
         tokens: IntArray,
-        records: CodeArray,
+        records: "Records",
         vocabulary: Vocabulary | None,
     ) -> None:
         self.name = name
@@ -187,7 +188,7 @@ class BaseFileRows:
     exact = False
 
     def __init__(
-        self, name: str, header: Header, records: CodeArray, windows: Sequence[Window]
+        self, name: str, header: Header, records: "Records", windows: Sequence[Window]
     ) -> None:
         self.size = block_rows(header.width, SETTING.itemsize)
         self._name = name
@@ -213,7 +214,7 @@ class BaseFileRows:
 
     def _read(self, chunk: int, first: int, last: int) -> Tensor:
         row = chunk * self._header.scored
-        log_p = decode(self._records[row + first : row + last], self._header.width)
+        log_p = self._records.read(row + first, row + last)
         self._check(log_p, chunk, first)
         return torch.from_numpy(log_p)
 
@@ -227,6 +228,23 @@ class BaseFileRows:
                 f"{self._name} is damaged: row {first + row} of chunk {chunk} has "
                 f"{float(top[row]):.6g} for its largest log-probability; make the file again"
             )
+
+
+class Records:
+    """The records of a base file, chunk after chunk, memory-mapped."""
+
+    def __init__(self, whole: mmap.mmap, header: Header) -> None:
+        self._whole = whole
+        self._width = header.width
+        codes = np.frombuffer(whole, dtype=CODE, offset=header.records_at)
+        self._codes = codes.reshape(-1, header.codes)
+
+    def read(self, start: int, stop: int) -> FloatArray:
+        """Records ``start`` to ``stop`` as ln p, float32 (stop - start, n_vocab)."""
+        log_p = decode(self._codes[start:stop], self._width)
+        if hasattr(mmap, "MADV_DONTNEED"):  # or what was read counts as ours until memory is short
+            self._whole.madvise(mmap.MADV_DONTNEED)
+        return log_p
 
 
 def decode(records: CodeArray, width: int) -> FloatArray:
@@ -285,13 +303,14 @@ def open_base_file(spec: str, options: LoadOptions) -> BaseFileSource:
     path = Path(spec)
     try:
         header = _read_header(path)
-        whole = np.memmap(path, dtype=np.uint8, mode="r")
+        with path.open("rb") as file:
+            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise SourceError(f"cannot read {spec}: {error.strerror or error}") from error
-    tokens = whole[HEADER.size : header.records_at].view(TOKEN).astype(np.int64)
+    count = header.context * header.chunks
+    tokens = np.frombuffer(whole, dtype=TOKEN, count=count, offset=HEADER.size).astype(np.int64)
     _check_tokens(spec, tokens, header)
-    records = whole[header.records_at :].view(CODE).reshape(-1, header.codes)
-    return BaseFileSource(spec, header, tokens, records, _vocabulary(options))
+    return BaseFileSource(spec, header, tokens, Records(whole, header), _vocabulary(options))
 
 
 def _read_header(path: Path) -> Header:

@@ -146,6 +146,9 @@ def _begin(
     """The manifest to go on with: the one that is there, or a new one with nothing recorded yet."""
     windows = safetensors.torch.save(window_tensors(table))
     request = {
+        **{name: table.protocol.get(name) for name in ("context", "stride", "score_from", "bos")},
+        "corpora": [corpus.sha256[:16] for corpus in table.corpora],
+        "limit": table.protocol.get("limit"),
         "kind": kind,
         "top_k": top_k if kind == "topk" else None,
         "batch_tokens": batch_tokens,

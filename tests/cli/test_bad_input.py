@@ -231,3 +231,33 @@ def test_ctrl_c_exits_130_and_writes_nothing(
     assert (process.returncode, out) == (130, "")
     assert err.strip() == "Interrupted."
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["table", "json"])
+def test_a_full_stdout_is_an_error(fixtures: Path, kind: str) -> None:
+    logits = fixtures / "logits"
+    command = (
+        f'"{sys.executable}" -m klcli compare "{logits}/reference.npz" "{logits}/candidate.npz" '
+        f"--quiet --format {kind} >/dev/full"
+    )
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert_refused(Outcome(done.returncode, done.stdout, done.stderr), 1, "cannot write to stdout")
+
+
+def test_a_closed_stdout_is_quiet_and_the_gate_still_decides(fixtures: Path) -> None:
+    logits = fixtures / "logits"
+    command = (
+        f'"{sys.executable}" -m klcli compare "{logits}/reference.npz" "{logits}/candidate.npz" '
+        "--quiet --gate 'kl<=0' >&-"
+    )
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+def test_an_output_never_replaces_an_input(klcli: Run, reference: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    text.write_text('{"text": "The dog sleeps."}\n', encoding="utf-8")
+    before = text.read_bytes()
+    done = klcli("perplexity", reference, text, "--output", tmp_path / "." / "text.jsonl")
+    assert_refused(done, 2, "is an input of this run")
+    assert text.read_bytes() == before

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from running import Run
@@ -44,8 +45,6 @@ def test_an_unknown_gate_exits_2_before_any_work(klcli: Run, gate: str) -> None:
 def test_nan_in_logits_fails_a_gate_until_it_is_allowed(
     klcli: Run, fixtures: Path, tmp_path: Path
 ) -> None:
-    import numpy as np
-
     with np.load(fixtures / "logits/candidate.npz") as saved:
         logits, tokens = saved["logits"].copy(), saved["tokens"]
     logits[3, 5, 7] = np.nan
@@ -63,8 +62,6 @@ def test_nan_in_logits_fails_a_gate_until_it_is_allowed(
 def test_an_infinite_kl_fails_a_gate_and_is_said(
     klcli: Run, fixtures: Path, tmp_path: Path
 ) -> None:
-    import numpy as np
-
     with np.load(fixtures / "logits/candidate.npz") as saved:
         logits, tokens = saved["logits"].copy(), saved["tokens"]
     logits[3, 5, 7] = -np.inf
@@ -78,3 +75,50 @@ def test_an_infinite_kl_fails_a_gate_and_is_said(
     assert report["metrics"]["kl"]["mean"] == "inf"
     assert report["counts"]["infinite"] == 1
     assert "infinite" in [warning["code"] for warning in report["warnings"]]
+
+
+def test_what_both_models_hold_impossible_is_counted_when_it_comes(
+    klcli: Run, fixtures: Path, tmp_path: Path
+) -> None:
+    paths = []
+    for name in ("reference", "candidate"):
+        with np.load(fixtures / f"logits/{name}.npz") as saved:
+            logits, tokens = saved["logits"].copy(), saved["tokens"]
+        logits[3, 5, tokens[3, 6]] = -np.inf
+        paths.append(tmp_path / f"{name}.npz")
+        np.savez(paths[-1], logits=logits, tokens=tokens)
+    report = json.loads(klcli("compare", *paths, "--format", "json").out)
+    assert report["counts"]["infinite"] == 1
+    assert report["metrics"]["nll_candidate"]["mean"] == "inf"
+    assert report["metrics"]["nll_difference"]["mean"] is None
+    assert "infinite" in [warning["code"] for warning in report["warnings"]]
+
+
+def test_an_excluded_token_has_no_numbers(klcli: Run, fixtures: Path, tmp_path: Path) -> None:
+    with np.load(fixtures / "logits/candidate.npz") as saved:
+        logits, tokens = saved["logits"].copy(), saved["tokens"]
+    logits[0, 5, 7] = np.nan
+    np.savez(tmp_path / "broken.npz", logits=logits, tokens=tokens)
+    out = tmp_path / "tokens.jsonl"
+    klcli("compare", fixtures / "logits/reference.npz", tmp_path / "broken.npz", "--output", out)
+    row = json.loads(out.read_text().splitlines()[5])
+    assert row["excluded"] is True
+    for side in ("reference", "candidate"):
+        for column in ("nll", "rank", "top1", "entropy"):
+            assert row[f"{column}_{side}"] is None
+
+
+def test_a_gate_says_why_it_fails_where_the_comparison_does_not(
+    klcli: Run, fixtures: Path, tmp_path: Path
+) -> None:
+    with np.load(fixtures / "logits/candidate.npz") as saved:
+        logits, tokens = saved["logits"].copy(), saved["tokens"]
+    logits[0, 5, 7] = np.nan
+    np.savez(tmp_path / "broken.npz", logits=logits, tokens=tokens)
+    done = klcli(
+        "compare", fixtures / "logits/reference.npz", tmp_path / "broken.npz",
+        "--gate", "kl<=1", "--gate", "kl<=1e-9", "--format", "json",
+    )  # fmt: skip
+    holds, fails = json.loads(done.out)["gates"]
+    assert "--allow-excluded" in holds["reason"]
+    assert fails["reason"] is None

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from klcli.errors import SourceError
+from klcli.errors import SourceError, UsageError
 from klcli.sources import open_source
 from klcli.sources.arrays import ArraySource
 from klcli.sources.causal import CausalSource, load_causal, load_tokenizer
@@ -565,10 +565,14 @@ def test_a_folder_without_a_tokenizer_is_an_error(llama: Path) -> None:
         loaded(llama)
 
 
-@pytest.mark.parametrize("device", ["warp-drive", "cuda:77"])
-def test_a_device_that_does_not_exist_is_an_error(llama: Path, device: str) -> None:
+def test_a_device_that_does_not_exist_is_an_error(llama: Path) -> None:
     with pytest.raises(SourceError, match=r"cannot load .*llama"):
-        loaded(llama, device=device)
+        loaded(llama, device="cuda:77")
+
+
+def test_what_is_no_device_is_a_usage_error(llama: Path) -> None:
+    with pytest.raises(UsageError, match="'warp-drive' is no device"):
+        loaded(llama, device="warp-drive")
 
 
 def test_a_model_that_cannot_run_is_an_error_when_it_is_loaded(

@@ -247,6 +247,25 @@ def test_a_window_that_asks_for_rows_of_the_next_chunk_is_refused(file: Path) ->
             list(source.rows([[wrong]]))
 
 
+def test_what_was_read_does_not_stay_in_memory(tmp_path: Path) -> None:
+    """68 MB of records that say p = 1 of every id: a file of holes, which takes no space."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("only Linux tells how much of a file is in memory")
+    width, rows = 2**15, 4 * 255
+    with (tmp_path / "large.kld").open("wb") as file:
+        file.write(header(512, width, 4) + bytes(4 * 512 * 4))
+        file.truncate(file.tell() + rows * 2 * (4 + width))
+    source = opened(tmp_path / "large.kld")
+    before = resident_file_bytes()
+    assert len(all_rows(source)) == rows
+    assert resident_file_bytes() - before < 10e6
+
+
+def resident_file_bytes() -> float:
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(1024 * float(line.split()[1]) for line in status.splitlines() if "RssFile" in line)
+
+
 # Files that are no sound base files
 
 

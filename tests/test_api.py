@@ -1,0 +1,75 @@
+"""The functions behind the commands take the same options, and refuse what the commands refuse."""
+
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+import klcli
+from klcli.api import CompareOptions, RunOptions
+from klcli.cli import cli
+from klcli.errors import CorpusError, UsageError
+
+HOOKS = {"progress", "status"}
+SHOWN_ONLY = {"tokens", "format_", "outputs", "quiet", "reference", "candidate", "model", "corpus"}
+
+
+@pytest.mark.parametrize(
+    ("command", "options"), [("compare", CompareOptions), ("perplexity", RunOptions)]
+)
+def test_every_option_of_a_command_is_a_keyword_argument(command: str, options: type) -> None:
+    parameters = {parameter.name for parameter in cli.commands[command].params}
+    assert parameters - SHOWN_ONLY == set(get_type_hints(options)) - HOOKS
+
+
+def test_compare_returns_the_report_with_its_tokens(fixtures: Path) -> None:
+    report = klcli.compare(
+        str(fixtures / "models/reference"),
+        str(fixtures / "models/candidate"),
+        fixtures / "corpus.txt",
+        context=64,
+        gates="kl<=0.01",
+    )
+    assert report.verdict == "pass"
+    assert report.tokens is not None
+    assert report.metrics["kl"]["mean"] == pytest.approx(report.tokens.scores["kl"].mean())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bos": "foo"},
+        {"documents": "lines"},
+        {"special_tokens": "foo"},
+        {"values": "foo"},
+        {"dtype": "foo"},
+        {"protocol": "foo"},
+        {"device": "warp-drive"},
+        {"context": 0},
+        {"limit": -1},
+        {"gates": "perplexity"},
+        {"gates": ["ppl<=9"]},
+    ],
+    ids=str,
+)
+def test_a_value_that_is_no_choice_is_a_usage_error(
+    fixtures: Path, options: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError):
+        klcli.perplexity(str(fixtures / "models/reference"), fixtures / "corpus.txt", **options)
+
+
+def test_an_unknown_option_is_a_type_error(fixtures: Path) -> None:
+    options: dict[str, Any] = {"contxt": 64}
+    with pytest.raises(TypeError, match="contxt"):
+        klcli.perplexity(str(fixtures / "models/reference"), fixtures / "corpus.txt", **options)
+
+
+def test_a_missing_corpus_is_found_before_a_model_is_loaded() -> None:
+    with pytest.raises(CorpusError, match=r"no corpus at 'nowhere\.txt'"):
+        klcli.perplexity("no-such-model", "nowhere.txt")
+
+
+def test_stdin_can_be_named_once(fixtures: Path) -> None:
+    with pytest.raises(UsageError, match="stdin"):
+        klcli.perplexity(str(fixtures / "models/reference"), ["-", "-"])
