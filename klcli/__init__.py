@@ -5,7 +5,8 @@
 >>> report.metrics["kl"]["mean"]                            # doctest: +SKIP
 
 ``compare``, ``perplexity`` and ``record`` take the options of the command of the same name as
-keyword arguments; the first two return a ``Report``. Importing klcli loads neither torch nor transformers.
+keyword arguments; the first two return a ``Report``. Importing klcli loads neither torch nor
+transformers.
 """
 
 from importlib import import_module

@@ -17,6 +17,7 @@ from klcli.measure.align import Alignment
 from klcli.measure.evaluate import Evaluation
 from klcli.measure.scores import SIDES, TokenScores
 from klcli.text.vocabulary import readable
+from klcli.text.windows import WindowTable
 
 Bools = npt.NDArray[np.bool_]
 
@@ -45,7 +46,7 @@ def conclude(
 ) -> Report:
     """Estimate, find the outliers, judge the gates, and put it all into one report."""
     scores = evaluation.scores
-    cluster = _clusters(scores, alignment)
+    cluster = _clusters(alignment.table)
     everything = np.ones(len(scores), dtype=np.bool_)
     metrics = statistics.summarise(scores, cluster, everything)
     corpora = _corpus_results(scores, alignment, cluster)
@@ -76,7 +77,7 @@ def conclude(
         verdict=gate.overall(results),
         warnings=[
             *alignment.notices,
-            *find_notices(evaluation, counts, len(np.unique(cluster))),
+            *find_notices(evaluation, counts, int(cluster.max()) + 1),
         ],
         tokens=_tokens(scores, alignment),
     )
@@ -105,9 +106,9 @@ def _infinite(scores: TokenScores) -> Bools:
 
 
 def _corpus_results(
-    scores: TokenScores, alignment: Alignment, cluster: npt.NDArray[np.int64]
+    scores: TokenScores, alignment: Alignment, cluster: npt.NDArray[np.int32]
 ) -> list[CorpusResult]:
-    corpus = _corpus_of_tokens(scores, alignment)
+    corpus = _per_token(_corpus_of_windows(alignment.table), alignment.table)
     return [
         CorpusResult(
             name=one.name,
@@ -119,22 +120,27 @@ def _corpus_results(
     ]
 
 
-def _corpus_of_tokens(scores: TokenScores, alignment: Alignment) -> npt.NDArray[np.int64]:
-    corpus_of = np.array([document.corpus for document in alignment.table.documents])
-    return corpus_of[scores["document"]]
+def _per_token(of_window: npt.NDArray[Any], table: WindowTable) -> npt.NDArray[np.int32]:
+    """A number of each window, for each of its scored tokens."""
+    counts = [len(window.targets) for window in table.windows]
+    return np.repeat(of_window.astype(np.int32), counts)
 
 
-def _clusters(scores: TokenScores, alignment: Alignment) -> npt.NDArray[np.int64]:
+def _clusters(table: WindowTable) -> npt.NDArray[np.int32]:
     """The cluster of every token, formed within each corpus by itself."""
-    corpus = _corpus_of_tokens(scores, alignment)
-    clusters = np.zeros(len(scores), dtype=np.int64)
+    document = np.array([window.document for window in table.windows])
+    corpus = _corpus_of_windows(table)
+    clusters = np.zeros(len(document), dtype=np.int64)
     formed = 0
     for number in np.unique(corpus):
-        chosen = corpus == number
-        within = statistics.cluster_tokens(scores["document"][chosen], scores["window"][chosen])
-        clusters[chosen] = within + formed
-        formed += int(within.max()) + 1
-    return clusters
+        within = statistics.cluster_windows(document[corpus == number])
+        clusters[corpus == number] = within + formed
+        formed += int(within[-1]) + 1
+    return _per_token(clusters, table)
+
+
+def _corpus_of_windows(table: WindowTable) -> npt.NDArray[np.int64]:
+    return np.array([table.documents[window.document].corpus for window in table.windows])
 
 
 def _macro(corpora: Sequence[CorpusResult]) -> dict[str, float | None]:
@@ -254,7 +260,7 @@ def _hash_of(alignment: Alignment) -> str:
 
 def _tokens(scores: TokenScores, alignment: Alignment) -> Tokens:
     columns = [name for name in scores.columns if name.startswith("top1") or name == "token_id"]
-    ids = np.unique(np.concatenate([scores[name] for name in columns]))
+    ids = np.unique(np.concatenate([np.unique(scores[name]) for name in columns]))
     return Tokens(
         scores=scores,
         texts={int(i): _text(alignment, [int(i)]) for i in ids},

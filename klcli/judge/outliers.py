@@ -39,7 +39,9 @@ def rate(scores: TokenScores) -> Standing:
     above 3.5. Where the MAD is 0 those above the bin's 99th percentile are flagged instead.
     """
     x = np.log(scores["kl"] + 1e-9)
-    bins = _merge_small_bins(np.digitize(scores["confidence_reference"], CONFIDENCE_EDGES), x)
+    bins = _merge_small_bins(
+        np.digitize(scores["confidence_reference"], CONFIDENCE_EDGES).astype(np.int8), x
+    )
     score, flagged = np.full(len(x), np.nan), np.zeros(len(x), dtype=np.bool_)
     for one in np.unique(bins[bins >= 0]):
         inside = bins == one
@@ -68,7 +70,7 @@ def choose(scores: TokenScores, standing: Standing, count: int) -> list[int]:
     return sorted(chosen, key=lambda i: (-kl[i], i))
 
 
-def _merge_small_bins(bins: npt.NDArray[np.int64], x: Floats) -> npt.NDArray[np.int64]:
+def _merge_small_bins(bins: npt.NDArray[np.int8], x: Floats) -> npt.NDArray[np.int8]:
     """Bins where one with fewer than 20 tokens joins its neighbour; -1 for tokens without a KL."""
     bins = np.where(np.isnan(x), -1, bins)
     present = [int(one) for one in np.unique(bins[bins >= 0])]

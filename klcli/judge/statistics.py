@@ -15,7 +15,7 @@ import numpy.typing as npt
 from klcli.measure.scores import SIDES, TokenScores
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
 Metric = dict[str, float | None]
 """One metric by field; None is a number that is not known, or not computed."""
@@ -76,7 +76,7 @@ def summarise(
 ) -> dict[str, Metric]:
     """All metrics over the ``chosen`` tokens (bool, one a token), excluded ones left out.
 
-    ``cluster`` (one a token) is what ``cluster_tokens`` returns.
+    ``cluster`` (one a token) says which tokens stand together: see ``cluster_windows``.
     """
     usable = chosen & ~scores["excluded"]
     known = usable & (scores["token_id"] >= 0)
@@ -84,22 +84,20 @@ def summarise(
     return _compare(view) if scores.paired else _single(view, "")
 
 
-def cluster_tokens(document: npt.NDArray[Any], window: npt.NDArray[Any]) -> Ints:
-    """The cluster of every token, by the numbers of its document and window.
+def cluster_windows(document: Ints) -> Ints:
+    """The cluster of every window of a corpus, from 0 on, by the document of each, in order.
 
     Documents where there are at least 20; otherwise runs of consecutive windows of a document, at
     most about 32 in all: single windows of one text correlate with their neighbours.
     """
-    document = np.unique(document, return_inverse=True)[1].astype(np.int64)
-    if len(document) == 0 or document.max() + 1 >= DOCUMENTS_ENOUGH:
-        return document
-    window = np.unique(window, return_inverse=True)[1].astype(np.int64)
-    windows = int(window.max()) + 1
-    length = math.ceil(windows / MOST_BLOCKS)
-    first_window = np.full(int(document.max()) + 1, windows)
-    np.minimum.at(first_window, document, window)
-    block = document * windows + (window - first_window[document]) // length
-    return np.unique(block, return_inverse=True)[1].astype(np.int64)
+    begins = np.flatnonzero(np.diff(document, prepend=-1))
+    counts = np.diff(np.append(begins, len(document)))
+    if len(begins) >= DOCUMENTS_ENOUGH:
+        return np.repeat(np.arange(len(begins)), counts)
+    length = max(1, math.ceil(len(document) / MOST_BLOCKS))
+    place = np.arange(len(document)) - np.repeat(begins, counts)
+    starts_cluster = place % length == 0
+    return np.cumsum(starts_cluster) - 1
 
 
 def mean_metric(x: Floats, cluster: Ints) -> Metric:
@@ -272,12 +270,11 @@ def _mean_with_error(x: Floats, cluster: Ints) -> Metric:
     """Mean with the CR1 cluster-robust error: Var = G/(G-1) · Σ_g(Σ_{i∈g}(x_i - m))² / N²."""
     mean = float(x.mean()) if np.isfinite(x).all() else _mean_of_extended(x)
     metric: Metric = {"mean": mean, **dict.fromkeys(("se", "ci_low", "ci_high", "design_effect"))}
-    groups, group = np.unique(cluster, return_inverse=True)
-    if len(groups) < 2 or not math.isfinite(mean):
+    n, g = len(x), int((np.bincount(cluster) > 0).sum())
+    if g < 2 or not math.isfinite(mean):
         return metric
     residuals = x - mean
-    sums = np.bincount(group, weights=residuals)
-    n, g = len(x), len(groups)
+    sums = np.bincount(cluster, weights=residuals)
     variance = g / (g - 1) * float((sums**2).sum()) / n**2
     independent = float((residuals**2).sum()) / (n - 1) / n
     half = student_t((1 + LEVEL) / 2, g - 1) * math.sqrt(variance)

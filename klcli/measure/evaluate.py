@@ -15,7 +15,7 @@ from klcli.measure.scores import (
     SIDES,
     Alternatives,
     TokenScores,
-    empty_scores,
+    empty_columns,
 )
 from klcli.measure.sides import Side, Whole, divergences, read_side
 from klcli.sources.rows import RowKind, Rows, TopBlock
@@ -78,28 +78,29 @@ def evaluate(
         progress: told after every block.
     """
     paired = len(sources) == 2
-    scores = empty_scores(table, paired=paired)
+    columns = empty_columns(table, paired=paired)
     kept = _Kept(max(keep, int(KEPT_SHARE * table.tokens)))
     padded_mass = dict.fromkeys(SIDES[: len(sources)], 0.0)
     width = min(source.width for source in sources)
     done = 0
     kinds: dict[str, RowKind] = {}
-    for index, blocks in _aligned_blocks(table, sources, batch_tokens, width):
-        targets = torch.from_numpy(scores["token_id"][index].astype(np.int64))
+    for index, targets, blocks in _aligned_blocks(table, sources, batch_tokens, width):
         kinds |= {side: block.kind for side, block in zip(SIDES, blocks, strict=False)}
         measured = _measure(blocks, targets, vocabulary_size)
         for name, values in measured.columns.items():
-            scores[name][index] = values.numpy()
+            columns.write(name, index, values.numpy())
         for side, mass in measured.padded_mass.items():
             padded_mass[side] = max(padded_mass[side], mass)
         if paired:
-            weight, confidence = scores["kl"][index], scores["confidence_reference"][index]
-            kept.add(index, weight, confidence, measured.tops)
+            kept.add(index, measured)
         done += len(index)
         if progress is not None:
             progress(done, table.tokens)
     return Evaluation(
-        scores=scores, alternatives=kept.finish(), padded_mass=padded_mass, kinds=kinds
+        scores=TokenScores(columns),
+        alternatives=kept.finish(),
+        padded_mass=padded_mass,
+        kinds=kinds,
     )
 
 
@@ -139,17 +140,19 @@ class _Block:
 
 def _aligned_blocks(
     table: WindowTable, sources: Sequence[Source], batch_tokens: int, width: int
-) -> Iterator[tuple[npt.NDArray[np.int64], list[_Block]]]:
-    """Blocks of all sources for the same tokens, with the rows of TokenScores they fill."""
+) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, list[_Block]]]:
+    """The rows of TokenScores that are filled next, their targets, and blocks of all sources."""
     plan = plan_batches(table.windows, batch_tokens)
     offsets = np.cumsum([0, *(len(window.targets) for window in table.windows)])
     batches = [[table.windows[number] for number in batch] for batch in plan]
     for batch, *sides in zip(plan, *(source.rows(batches) for source in sources), strict=True):
         index = np.concatenate([np.arange(offsets[n], offsets[n + 1]) for n in batch])
+        targets = torch.from_numpy(np.concatenate([table.windows[n].targets for n in batch]))
         size = min(rows.size for rows in sides)
         for start in range(0, len(index), size):
             stop = min(start + size, len(index))
-            yield index[start:stop], [_block(rows, start, stop, width) for rows in sides]
+            blocks = [_block(rows, start, stop, width) for rows in sides]
+            yield index[start:stop], targets[start:stop].long(), blocks
 
 
 def _block(rows: Rows, start: int, stop: int, width: int) -> _Block:
@@ -243,19 +246,14 @@ class _Kept:
         self._parts: list[dict[str, npt.NDArray[Any]]] = []
         self._rows = 0
 
-    def add(
-        self,
-        index: npt.NDArray[np.int64],
-        weight: npt.NDArray[np.float64],
-        confidence: npt.NDArray[np.float64],
-        tops: dict[str, tuple[Tensor, Tensor]],
-    ) -> None:
+    def add(self, index: npt.NDArray[np.int64], measured: _Measured) -> None:
+        confidence = measured.columns["confidence_reference"].numpy()
         part = {
             "index": index,
-            "weight": np.nan_to_num(weight, nan=-np.inf),
+            "weight": np.nan_to_num(measured.columns["kl"].numpy(), nan=-np.inf),
             "bin": np.digitize(confidence, CONFIDENCE_EDGES),
         }
-        for side, (ids, probabilities) in tops.items():
+        for side, (ids, probabilities) in measured.tops.items():
             part |= {f"ids {side}": ids.numpy(), f"p {side}": probabilities.numpy()}
         self._parts.append(part)
         self._rows += len(index)

@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from klcli.text.vocabulary import Encoding
+from klcli.measure.columns import Column, Columns
 from klcli.text.windows import WindowTable
-
-Column = npt.NDArray[Any]
 
 PLACE_COLUMNS: dict[str, type] = {
     "document": np.int32,
@@ -20,11 +17,12 @@ PLACE_COLUMNS: dict[str, type] = {
     "byte_start": np.int64,
     "byte_end": np.int64,
     "words": np.int32,
-    "excluded": np.bool_,
 }
 """Where a token stands. ``token_id`` is -1 where it is not known; bytes of the text, and ``words``
-that begin in the token, are -1 where the text is not known. ``excluded``: a row held NaN or +inf,
-so nothing about this token counts."""
+that begin in the token, are -1 where the text is not known."""
+
+EXCLUDED: dict[str, type] = {"excluded": np.bool_}
+"""Whether a row held NaN or +inf, so that nothing about this token counts."""
 
 PREDICTION_COLUMNS: dict[str, type] = {
     "nll": np.float64,
@@ -55,14 +53,9 @@ SIDES = ("reference", "candidate")
 def score_columns(*, paired: bool) -> dict[str, type]:
     """Every column of a comparison (``paired``) or of one model, with its type."""
     if not paired:
-        return PLACE_COLUMNS | PREDICTION_COLUMNS
+        return PLACE_COLUMNS | EXCLUDED | PREDICTION_COLUMNS
     sides = {f"{name}_{side}": t for side in SIDES for name, t in PREDICTION_COLUMNS.items()}
-    return PLACE_COLUMNS | DIVERGENCE_COLUMNS | sides
-
-
-def bytes_per_token(*, paired: bool) -> int:
-    """What one scored token costs in memory."""
-    return sum(np.dtype(t).itemsize for t in score_columns(paired=paired).values())
+    return PLACE_COLUMNS | EXCLUDED | DIVERGENCE_COLUMNS | sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +65,16 @@ class TokenScores:
     columns: Mapping[str, Column]
 
     def __len__(self) -> int:
-        return len(self.columns["token_id"])
+        return self.columns.tokens if isinstance(self.columns, Columns) else len(self["token_id"])
 
     def __getitem__(self, name: str) -> Column:
         return self.columns[name]
+
+    def part(self, name: str, start: int, stop: int) -> Column:
+        """Rows ``start`` to ``stop`` of a column; cheap where columns are kept in a file."""
+        if isinstance(self.columns, Columns):
+            return self.columns.part(name, start, stop)
+        return self.columns[name][start:stop]
 
     @property
     def paired(self) -> bool:
@@ -101,29 +100,9 @@ class Alternatives:
         return row if row < len(self.index) and self.index[row] == token else None
 
 
-def empty_scores(table: WindowTable, *, paired: bool) -> TokenScores:
-    """Scores with every token's place filled in and nothing measured yet."""
-    columns: dict[str, Column] = {
-        name: np.empty(table.tokens, dtype=t) for name, t in score_columns(paired=paired).items()
-    }
-    columns["excluded"][:] = False
-    texts = [_text_columns(document.encoding) for document in table.documents]
-    start = 0
-    for number, window in enumerate(table.windows):
-        stop = start + len(window.targets)
-        places = np.arange(window.position, window.position + len(window.targets))
-        columns["document"][start:stop] = window.document
-        columns["window"][start:stop] = number
-        columns["position"][start:stop] = places
-        columns["token_id"][start:stop] = window.targets
-        for name, values in texts[window.document].items():
-            # A row whose target is not known may stand after the last token.
-            columns[name][start:stop] = -1 if values is None else values.take(places, mode="clip")
-        start = stop
-    return TokenScores(columns)
-
-
-def _text_columns(encoding: Encoding | None) -> dict[str, npt.NDArray[np.int64] | None]:
-    if encoding is None:
-        return dict.fromkeys(("byte_start", "byte_end", "words"))
-    return {"byte_start": encoding.starts, "byte_end": encoding.ends, "words": encoding.words}
+def empty_columns(table: WindowTable, *, paired: bool) -> Columns:
+    """Columns that know where every token of a table stands, with nothing measured yet."""
+    columns = score_columns(paired=paired)
+    places = {name: t for name, t in columns.items() if name in PLACE_COLUMNS}
+    measured = {name: t for name, t in columns.items() if name not in PLACE_COLUMNS}
+    return Columns(table, places, measured)

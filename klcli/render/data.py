@@ -11,7 +11,7 @@ import numpy as np
 
 from klcli.errors import UsageError
 from klcli.judge.report import Report, Tokens
-from klcli.measure.scores import Column
+from klcli.measure.columns import Column
 from klcli.render.markdown import render_markdown
 from klcli.render.summary import scored_tokens
 from klcli.render.text import visible
@@ -124,8 +124,8 @@ def _rows(
     """The tokens as rows below ``_names``, column by column: an item at a time is far slower."""
     for first in range(0, len(tokens.scores), _AT_ONCE):
         cells: list[list[Any]] = []
-        for name, column in tokens.scores.columns.items():
-            some = column[first : first + _AT_ONCE]
+        for name in tokens.scores.columns:
+            some = tokens.scores.part(name, first, first + _AT_ONCE)
             cells.append([documents[i] for i in some] if name == "document" else _plain(some))
             if name in _TEXT_OF:
                 cells.append([texts[token_id] for token_id in some.tolist()])

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from klcli.judge.report import Report, Tokens
-from klcli.measure.scores import Column, TokenScores
+from klcli.measure.columns import Column
+from klcli.measure.scores import TokenScores
 from klcli.render.numbers import fixed, number
 from klcli.render.summary import at_least, scored_tokens
 from klcli.render.text import keep_end, keep_start, visible

@@ -75,7 +75,7 @@ class CausalSource:
             SourceError: the model fails on a batch.
         """
         for batch in batches:
-            ids = torch.stack([torch.from_numpy(window.inputs) for window in batch])
+            ids = torch.stack([torch.tensor(window.inputs, dtype=torch.long) for window in batch])
             yield self._rows_of(ids.to(self.device), batch)
 
     @torch.inference_mode()

@@ -474,23 +474,17 @@ def _header_for(source: Predictor, table: WindowTable) -> Header:
 
 
 def _is_chunk(window: Window, header: Header) -> bool:
-    return (
-        len(window.inputs) == header.context >= SHORTEST
-        and window.score_from == header.score_from
-        and np.array_equal(window.targets, window.inputs[header.score_from + 1 :])
-    )
+    ids = window.inputs
+    targets = ids[header.score_from + 1 :]
+    return len(ids) == header.context >= SHORTEST and np.array_equal(window.targets, targets)
 
 
 def _check_bos(table: WindowTable, vocabulary: Vocabulary) -> None:
     """llama.cpp goes by the tokenizer alone: it would put into a chunk what was not read here."""
-    adds_bos = vocabulary.adds_bos
-    for window, ids in zip(table.windows, _chunk_ids(table), strict=True):
-        read = vocabulary.bos_id if adds_bos else ids[0]
-        if window.inputs[0] != read or (_start(window) + adds_bos) % len(ids):
-            what = "a BOS" if adds_bos else "no BOS"
-            raise UsageError(
-                f"the tokenizer adds {what}, and llama.cpp goes by that: leave out --bos"
-            )
+    in_front = int(vocabulary.adds_bos)
+    if any((_start(window) + in_front) % len(window.inputs) for window in table.windows):
+        what = "a BOS" if in_front else "no BOS"
+        raise UsageError(f"the tokenizer adds {what}, and llama.cpp goes by that: leave out --bos")
 
 
 def _start(window: Window) -> int:

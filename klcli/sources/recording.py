@@ -290,20 +290,20 @@ def window_tensors(table: WindowTable) -> dict[str, Tensor]:
     texts = [document.encoding for document in documents]
     has_text = all(text is not None for text in texts)
     return {
-        "ids": _joined([document.ids for document in documents], torch.int32),
+        "ids": _joined([document.ids for document in documents]),
         "document_ends": _ends([document.ids for document in documents]),
         "document_corpus": torch.tensor([document.corpus for document in documents]),
-        "inputs": _joined([window.inputs for window in windows], torch.int32),
+        "inputs": _joined([window.inputs for window in windows]),
         "input_ends": _ends([window.inputs for window in windows]),
-        "targets": _joined([window.targets for window in windows], torch.int32),
+        "targets": _joined([window.targets for window in windows]),
         "target_ends": _ends([window.targets for window in windows]),
         "document": torch.tensor([window.document for window in windows]),
         "score_from": torch.tensor([window.score_from for window in windows]),
         "position": torch.tensor([window.position for window in windows]),
         **(
             {
-                "byte_ends": _joined([t.ends for t in texts if t is not None], torch.int64),
-                "words": _joined([t.words for t in texts if t is not None], torch.int32),
+                "byte_ends": _joined([t.ends for t in texts if t is not None]),
+                "words": _joined([t.words for t in texts if t is not None]),
             }
             if has_text
             else {}
@@ -314,7 +314,7 @@ def window_tensors(table: WindowTable) -> dict[str, Tensor]:
 def read_windows(folder: Path, manifest: Mapping[str, Any]) -> WindowTable:
     """The window table of a recording."""
     with open_tensors(folder / WINDOWS) as file:
-        arrays = {name: file.get_tensor(name).numpy().astype(np.int64) for name in file.keys()}  # noqa: SIM118
+        arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
     names: Sequence[str] = manifest["documents"]
     ids = _split(arrays["ids"], arrays["document_ends"])
     texts: list[Encoding | None] = [None] * len(names)
@@ -330,17 +330,20 @@ def read_windows(folder: Path, manifest: Mapping[str, Any]) -> WindowTable:
     ]
     inputs = _split(arrays["inputs"], arrays["input_ends"])
     targets = _split(arrays["targets"], arrays["target_ends"])
-    windows = [
-        Window(
-            number=number,
-            document=int(arrays["document"][number]),
-            inputs=inputs[number],
-            score_from=int(arrays["score_from"][number]),
-            targets=targets[number],
-            position=int(arrays["position"][number]),
+    windows = []
+    for number, (read, aims) in enumerate(zip(inputs, targets, strict=True)):
+        document, first, position = (
+            int(arrays[name][number]) for name in ("document", "score_from", "position")
         )
-        for number in range(len(inputs))
-    ]
+        window = Window(
+            number=number,
+            document=document,
+            inputs=_view(read, ids[document], position - 1 - first),
+            score_from=first,
+            targets=_view(aims, ids[document], position),
+            position=position,
+        )
+        windows.append(window)
     return WindowTable(
         documents=tuple(documents),
         windows=tuple(windows),
@@ -352,8 +355,13 @@ def read_windows(folder: Path, manifest: Mapping[str, Any]) -> WindowTable:
     )
 
 
-def _joined(arrays: Sequence[IntArray], dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(np.concatenate(arrays)).to(dtype)
+def _joined(arrays: Sequence[IntArray]) -> Tensor:
+    joined = np.concatenate(arrays)
+    return torch.from_numpy(joined.astype(np.int32) if _fits(joined) else joined)
+
+
+def _fits(array: IntArray) -> bool:
+    return len(array) == 0 or int(array.max()) <= np.iinfo(np.int32).max
 
 
 def _ends(arrays: Sequence[IntArray]) -> Tensor:
@@ -362,3 +370,9 @@ def _ends(arrays: Sequence[IntArray]) -> Tensor:
 
 def _split(joined: IntArray, ends: IntArray) -> list[IntArray]:
     return np.split(joined, ends[:-1])
+
+
+def _view(array: IntArray, ids: IntArray, start: int) -> IntArray:
+    """The same numbers out of ``ids``, where they stand there: they need no memory of their own."""
+    view = ids[max(start, 0) : max(start, 0) + len(array)]
+    return view if np.array_equal(view, array) else array.copy()

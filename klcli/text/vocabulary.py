@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from klcli.errors import MismatchError
 
-IntArray = npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.integer[Any]]
 
 PROBE = (
     "The quick brown fox, aged 3.14 years, didn't jump:\n\n\tna\u00efve \u6771\u4eac "
@@ -146,11 +146,11 @@ class Vocabulary:
         """
         self._backend.encode_special_tokens = not parse_special
         encoded = self._backend.encode(text, add_special_tokens=False)
-        ids = np.array(encoded.ids, dtype=np.int64)
+        ids = np.array(encoded.ids, dtype=np.int32)
         ends = self._ends_of_pieces(ids, text)
         if ends is None:
             ends = _ends_of_offsets([end for _, end in encoded.offsets], text)
-        return Encoding(ids=ids, ends=ends, words=_words_of_tokens(ends, text))
+        return Encoding(ids=ids, ends=_compact(ends), words=_words_of_tokens(ends, text))
 
     def string(self, token_id: int) -> str | None:
         """The token as the tokenizer writes it, None for an id without a token."""
@@ -256,6 +256,12 @@ def _ends_of_offsets(character_ends: list[int], text: str) -> IntArray:
     return ends.astype(np.int64)
 
 
+def _compact(ends: IntArray) -> IntArray:
+    """Half the size, where the text has less than 2 GB."""
+    fits = len(ends) == 0 or int(ends[-1]) <= np.iinfo(np.int32).max
+    return ends.astype(np.int32) if fits else ends
+
+
 def _bytes_before(text: str) -> IntArray:
     """How many UTF-8 bytes stand before each character, and in all."""
     widths = [len(character.encode()) for character in text]
@@ -265,9 +271,8 @@ def _bytes_before(text: str) -> IntArray:
 def _words_of_tokens(ends: IntArray, text: str) -> IntArray:
     places = np.array([match.start() for match in _WORD.finditer(text)], dtype=np.int64)
     starts = places if text.isascii() else _bytes_before(text)[places]
-    return np.bincount(np.searchsorted(ends, starts, side="right"), minlength=len(ends))[
-        : len(ends)
-    ]
+    words = np.bincount(np.searchsorted(ends, starts, side="right"), minlength=len(ends))
+    return words.astype(np.int32)[: len(ends)]
 
 
 def _decoder_types(backend: Tokenizer) -> set[str]:

@@ -194,7 +194,7 @@ def plan_windows(
         CorpusError: nothing would be scored, or a document is too short for ``llama.cpp``.
     """
     cut = _chunks if protocol.name == "llama.cpp" else _roll
-    prefix = np.array([] if prefix_id is None else [prefix_id], dtype=np.int64)
+    prefix = np.array([] if prefix_id is None else [prefix_id], dtype=np.int32)
     cuts = (
         window
         for number, document in enumerate(documents)
@@ -232,7 +232,7 @@ def _roll(
         first = max(scored_to, start + max(0, protocol.score_from - len(lead)))
         yield Window(
             document=number,
-            inputs=np.concatenate([lead, ids[start:stop]]),
+            inputs=np.concatenate([lead, ids[start:stop]]) if len(lead) else ids[start:stop],
             score_from=first - start + len(lead),
             targets=ids[first + 1 : stop + 1],
             position=first + 1 - shift,
@@ -258,9 +258,9 @@ def _chunks(
             f"{2 * context} (twice --context {context}); give more text or a smaller --context"
         )
     for start in range(0, len(ids) - context + 1, context):
-        inputs = ids[start : start + context].copy()
+        inputs = ids[start : start + context]
         if with_bos:
-            inputs[0] = prefix[0]
+            inputs = np.concatenate([prefix, inputs[1:]])
         first = start + protocol.score_from + 1
         yield Window(
             document=number,

@@ -10,13 +10,14 @@ from klcli.judge.statistics import (
     COMPARE_METRICS,
     MEAN_FIELDS,
     PERPLEXITY_METRICS,
-    cluster_tokens,
+    cluster_windows,
     mean_metric,
     quantile,
     student_t,
     summarise,
 )
-from klcli.measure.scores import Column, TokenScores, score_columns
+from klcli.measure.columns import Column
+from klcli.measure.scores import TokenScores, score_columns
 
 
 def scores_of(*, paired: bool = True, tokens: int = 6, **given: Sequence[float]) -> TokenScores:
@@ -29,13 +30,9 @@ def scores_of(*, paired: bool = True, tokens: int = 6, **given: Sequence[float])
     return TokenScores(columns | {name: np.array(values) for name, values in given.items()})
 
 
-def cluster_of(scores: TokenScores) -> Column:
-    return cluster_tokens(scores["document"], scores["window"])
-
-
 def summary(scores: TokenScores) -> dict[str, dict[str, float | None]]:
     everything = np.ones(len(scores), dtype=bool)
-    return summarise(scores, cluster_of(scores), everything)
+    return summarise(scores, np.arange(len(scores)), everything)
 
 
 class TestMeans:
@@ -92,21 +89,21 @@ def test_student_t_is_that_of_the_tables(degrees: int, expected: float) -> None:
 
 class TestClusters:
     def test_twenty_documents_are_the_clusters(self) -> None:
-        scores = scores_of(tokens=40, document=[i // 2 for i in range(40)])
-        assert len(np.unique(cluster_of(scores))) == 20
+        cluster = cluster_windows(np.repeat(np.arange(20), 2))
+        assert cluster.tolist() == np.repeat(np.arange(20), 2).tolist()
 
     @pytest.mark.parametrize("windows", [1, 5, 32, 33, 100, 1000])
     def test_windows_of_one_document_make_at_most_32_equal_runs(self, windows: int) -> None:
-        cluster = cluster_of(scores_of(tokens=windows))
+        cluster = cluster_windows(np.zeros(windows, dtype=int))
         runs = np.unique(cluster, return_counts=True)[1]
         assert len(runs) == windows if windows <= 32 else 16 <= len(runs) <= 32
         assert set(runs[:-1]) <= {runs[0]}
         assert (np.diff(cluster) >= 0).all()
 
     def test_no_run_reaches_from_one_document_into_the_next(self) -> None:
-        scores = scores_of(tokens=100, document=[0] * 33 + [1] * 67)
-        cluster = cluster_of(scores)
+        cluster = cluster_windows(np.array([0] * 33 + [1] * 67))
         assert not set(cluster[:33]) & set(cluster[33:])
+        assert cluster.max() + 1 == len(np.unique(cluster))
 
 
 class TestSummary:

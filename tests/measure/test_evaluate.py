@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from klcli.measure import columns
 from klcli.measure.evaluate import evaluate
-from klcli.measure.scores import CONFIDENCE_EDGES, TokenScores, bytes_per_token, score_columns
+from klcli.measure.scores import CONFIDENCE_EDGES, TokenScores, score_columns
 
 import fakes
 import oracle
@@ -144,6 +145,12 @@ def test_progress_is_told_up_to_the_last_token() -> None:
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
-def test_a_scored_token_costs_little_memory() -> None:
-    assert bytes_per_token(paired=True) < 200
-    assert bytes_per_token(paired=False) < 80
+def test_columns_kept_in_a_file_are_the_same_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = fakes.FakeSource(P), fakes.FakeSource(Q)
+    in_memory = scores_of(*sources, stride=3)
+    monkeypatch.setattr(columns, "IN_MEMORY", 0)
+    in_file = scores_of(*sources, stride=3)
+    for name in in_memory.columns:
+        np.testing.assert_array_equal(in_memory[name], in_file[name], err_msg=name)
+        np.testing.assert_array_equal(in_file.part(name, 7, 31), in_memory[name][7:31])
+        assert in_file[name].dtype == in_memory[name].dtype
