@@ -38,7 +38,7 @@ def rate(scores: TokenScores) -> Standing:
     z = (x - median) / (1.4826 · MAD) within bins of the reference's largest probability; flagged
     above 3.5. Where the MAD is 0 those above the bin's 99th percentile are flagged instead.
     """
-    x = np.log(scores["kl"] + 1e-9)
+    x = np.log(np.maximum(scores["kl"], 0.0) + 1e-9)  # base files may have it below 0
     bins = _merge_small_bins(
         np.digitize(scores["confidence_reference"], CONFIDENCE_EDGES).astype(np.int8), x
     )

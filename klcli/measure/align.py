@@ -11,11 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from klcli.errors import MismatchError, Notice, UsageError
+from klcli.sources.llamacpp import BaseFileSource, as_read_by
 from klcli.sources.rows import UNBOUNDED
 from klcli.sources.toplogprobs import TopLogprobsSource
 from klcli.text import windows
 from klcli.text.corpus import Corpus, DocumentSplit
 from klcli.text.vocabulary import (
+    Encoding,
     NamedTokens,
     NumberedTokens,
     TokenNames,
@@ -159,7 +161,12 @@ def _special_strings(
 
 
 def _from_files(sides: Sequence[Side], corpora: Sequence[Corpus], scope: Scope) -> Alignment | None:
-    tables = [(side.name, side.windows) for side in sides if side.windows is not None]
+    vocabulary = next((side.vocabulary for side in sides if side.vocabulary is not None), None)
+    tables = [
+        (side.name, _as_read(side, side.windows, vocabulary))
+        for side in sides
+        if side.windows is not None
+    ]
     if not tables:
         return None
     name, table = max(tables, key=lambda named: _knowledge(named[1]))
@@ -179,11 +186,10 @@ def _from_files(sides: Sequence[Side], corpora: Sequence[Corpus], scope: Scope) 
     for side in sides:
         if side.windows is None:
             _check_can_follow(side, name, table)
-    vocabulary = next((side.vocabulary for side in sides if side.vocabulary is not None), None)
-    if corpora:
-        table = _with_text(table, name, corpora, vocabulary, scope)
     if not table.protocol:
         table = replace(table, protocol=_protocol_of_file(table))
+    if corpora:
+        table = _with_text(table, name, corpora, vocabulary, scope)
     width = min(side.width for side in sides)
     return Alignment(
         table=replace(table, protocol={**table.protocol, "limit": scope.limit}),
@@ -191,6 +197,13 @@ def _from_files(sides: Sequence[Side], corpora: Sequence[Corpus], scope: Scope) 
         vocabulary_size=vocabulary.size if vocabulary else width,
         notices=tuple(notices),
     )
+
+
+def _as_read(side: Side, table: WindowTable, vocabulary: Vocabulary | None) -> WindowTable:
+    """A base file of llama.cpp does not say whether a BOS was put into its chunks."""
+    if isinstance(side, BaseFileSource) and vocabulary is not None:
+        return as_read_by(table, vocabulary)
+    return table
 
 
 def _names_of(sides: Sequence[Side]) -> TokenNames | None:
@@ -266,7 +279,8 @@ def _check_same_windows(name: str, table: WindowTable, other_name: str, other: W
     _check_same_shape(name, table, other_name, other)
     for left, right in zip(table.windows, other.windows, strict=True):
         for what in ("inputs", "targets"):
-            a, b = getattr(left, what), getattr(right, what)
+            length = min(len(getattr(left, what)), len(getattr(right, what)))
+            a, b = getattr(left, what)[:length], getattr(right, what)[:length]
             differ = (a != b) & (a != NO_TARGET) & (b != NO_TARGET)
             if (at := np.flatnonzero(differ)).size:
                 raise MismatchError(
@@ -309,7 +323,7 @@ def _with_text(
         )
     parse = scope.special_tokens == "parse"
     texts = [
-        (number, document.name, vocabulary.encode(document.text, parse_special=parse))
+        (number, document.name, _encode(document.text, table, vocabulary, parse=parse))
         for number, corpus in enumerate(corpora)
         for document in corpus.documents
     ]
@@ -332,6 +346,16 @@ def _with_text(
             TokenizedDocument(corpus=number, name=text_name, ids=document.ids, encoding=encoding)
         )
     return replace(table, documents=tuple(documents), corpora=tuple(corpora))
+
+
+def _encode(text: str, table: WindowTable, vocabulary: Vocabulary, *, parse: bool) -> Encoding:
+    """The tokens of a text; of llama.cpp's chunks without the remainder that it drops."""
+    if table.protocol["name"] != "llama.cpp":
+        return vocabulary.encode(text, parse_special=parse)
+    encoding = vocabulary.encode(text.removesuffix("\n"), parse_special=parse)
+    length = len(table.documents[0].ids)
+    ids, ends, words = encoding.ids[:length], encoding.ends[:length], encoding.words[:length]
+    return Encoding(ids=ids, ends=ends, words=words)
 
 
 def _check_vocabularies(sides: Sequence[Side]) -> list[Notice]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from klcli.errors import SourceError
-from klcli.sources.options import LoadOptions
+from klcli.sources.options import LoadOptions, load_vocabulary
 from klcli.sources.rows import RowKind, block_rows, pieces
 from klcli.text.vocabulary import IntArray, Vocabulary
 from klcli.text.windows import NO_TARGET, TokenizedDocument, Window, WindowTable
@@ -162,16 +162,8 @@ def open_arrays(spec: str, options: LoadOptions) -> ArraySource:
         kind,
         windows=_windows_of(spec, tokens, values, score_from),
         has_tokens=tokens is not None,
-        vocabulary=_vocabulary(options),
+        vocabulary=load_vocabulary(options),
     )
-
-
-def _vocabulary(options: LoadOptions) -> Vocabulary | None:
-    if options.tokenizer is None:
-        return None
-    from klcli.sources.causal import load_tokenizer
-
-    return load_tokenizer(options.tokenizer, options)
 
 
 def _open_arrays(path: Path) -> Mapping[str, Values]:

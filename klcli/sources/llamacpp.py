@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from klcli.errors import MismatchError, OutputError, SourceError, UsageError
-from klcli.sources.options import LoadOptions
+from klcli.sources.options import LoadOptions, load_vocabulary
 from klcli.sources.rows import RowKind, Rows, TopBlock, block_rows, pieces
 from klcli.text.vocabulary import IntArray, Vocabulary
 from klcli.text.windows import TokenizedDocument, Window, WindowTable, plan_batches
@@ -310,7 +310,7 @@ def open_base_file(spec: str, options: LoadOptions) -> BaseFileSource:
     count = header.context * header.chunks
     tokens = np.frombuffer(whole, dtype=TOKEN, count=count, offset=HEADER.size).astype(np.int64)
     _check_tokens(spec, tokens, header)
-    return BaseFileSource(spec, header, tokens, Records(whole, header), _vocabulary(options))
+    return BaseFileSource(spec, header, tokens, Records(whole, header), load_vocabulary(options))
 
 
 def _read_header(path: Path) -> Header:
@@ -341,14 +341,6 @@ def _check_tokens(spec: str, tokens: IntArray, header: Header) -> None:
             f"{spec} is damaged: it has token ids from {tokens.min()} to {tokens.max()} and a "
             f"vocabulary of {header.width}"
         )
-
-
-def _vocabulary(options: LoadOptions) -> Vocabulary | None:
-    if options.tokenizer is None:
-        return None
-    from klcli.sources.causal import load_tokenizer
-
-    return load_tokenizer(options.tokenizer, options)
 
 
 def _windows_of(name: str, header: Header, tokens: IntArray) -> WindowTable:
@@ -476,7 +468,7 @@ def _header_for(source: Predictor, table: WindowTable) -> Header:
 def _is_chunk(window: Window, header: Header) -> bool:
     ids = window.inputs
     targets = ids[header.score_from + 1 :]
-    return len(ids) == header.context >= SHORTEST and np.array_equal(window.targets, targets)
+    return len(ids) == header.context and np.array_equal(window.targets, targets)
 
 
 def _check_bos(table: WindowTable, vocabulary: Vocabulary) -> None:

@@ -1,9 +1,12 @@
 """How a source is opened."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from klcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from klcli.text.vocabulary import Vocabulary
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 Values = Literal["auto", "logits", "log_probs", "probs"]
@@ -40,3 +43,16 @@ class LoadOptions:
     token_ids: str | None = None
     tokenizer: str | None = None
     values: Values = "auto"
+
+
+def load_vocabulary(options: LoadOptions) -> "Vocabulary | None":
+    """The tokenizer that a user named for a logit file, None where none was named.
+
+    Raises:
+        SourceError: there is none of that name.
+    """
+    if options.tokenizer is None:
+        return None
+    from klcli.sources.causal import load_tokenizer
+
+    return load_tokenizer(options.tokenizer, options)

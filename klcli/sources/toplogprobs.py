@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from klcli.errors import SourceError
-from klcli.sources.options import LoadOptions
+from klcli.sources.options import LoadOptions, load_vocabulary
 from klcli.sources.rows import LARGEST_BLOCK, UNBOUNDED, RowKind, Rows, TopBlock
 from klcli.text.corpus import read_corpus_lines
 from klcli.text.vocabulary import NamedTokens, TokenNames, Vocabulary
@@ -94,16 +94,11 @@ def open_top_logprobs(spec: str, options: LoadOptions) -> TopLogprobsSource:
     """
     if not Path(spec).is_file():
         raise SourceError(f"no file of top log-probabilities at {spec!r}: check the path")
-    vocabulary = None
-    if options.tokenizer is not None:
-        from klcli.sources.causal import load_tokenizer
-
-        vocabulary = load_tokenizer(options.tokenizer, options)
     lines = read_corpus_lines(spec)
     positions = [_read(line, number, f"{spec}, line {number + 1}") for number, line in lines]
     if len(positions) < 2:
         raise SourceError(f"{spec} has {len(positions)} positions: nothing can be scored")
-    return TopLogprobsSource(spec, positions, vocabulary)
+    return TopLogprobsSource(spec, positions, load_vocabulary(options))
 
 
 def _read(line: str, number: int, where: str) -> Position:
