@@ -19,6 +19,8 @@ topk      ``ids``, ``log_probs`` (rows, k) and     a lower bound of every diverg
 
 import hashlib
 import json
+import struct
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -46,6 +48,13 @@ TOKENIZER = "tokenizer.json"
 HEAD = "head.safetensors"
 
 Kind = Literal["hidden", "logits", "topk"]
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I32": torch.int32,
+}
 TENSORS: Mapping[str, tuple[str, ...]] = {
     "hidden": ("hidden",),
     "logits": ("logits",),
@@ -170,7 +179,7 @@ class Shards:
         self._folder = folder
         self._rows_per_shard: int = manifest["rows_per_shard"]
         self._entries: Sequence[Mapping[str, Any]] = manifest["shards"]
-        self._open: tuple[int, Any] = (-1, None)
+        self._open: tuple[int, ShardFile | None] = (-1, None)
         self._checked: set[int] = set()
 
     def read(self, name: str, start: int, count: int) -> Tensor:
@@ -184,18 +193,46 @@ class Shards:
         while start < stop:
             number, first = divmod(start, self._rows_per_shard)
             last = min(first + stop - start, self._rows_per_shard)
-            parts.append(self._shard(number).get_slice(name)[first:last])
+            parts.append(self._shard(number).read(name, first, last))
             start += last - first
         return torch.cat(parts)
 
-    def _shard(self, number: int) -> Any:
-        if self._open[0] != number:
+    def _shard(self, number: int) -> "ShardFile":
+        last, shard = self._open
+        if shard is None or last != number:
             path = self._folder / shard_name(number)
             if number not in self._checked:
                 check_file(path, self._entries[number])
                 self._checked.add(number)
-            self._open = (number, open_tensors(path))
-        return self._open[1]
+            shard = ShardFile(path)
+            self._open = (number, shard)
+        return shard
+
+
+class ShardFile:
+    """A safetensors file, read plainly: the pages of a mapped file would count as memory.
+
+    The format is 8 bytes with the length of a JSON header, the header, and the numbers of each
+    tensor at the offsets that the header gives.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        weakref.finalize(self, self._file.close)
+        (length,) = struct.unpack("<Q", self._file.read(8))
+        self._header: Mapping[str, Any] = json.loads(self._file.read(length))
+        self._data = 8 + length
+
+    def read(self, name: str, first: int, last: int) -> Tensor:
+        """Rows ``first`` to ``last`` of a tensor."""
+        entry = self._header[name]
+        rows, *rest = entry["shape"]
+        begin, end = entry["data_offsets"]
+        size = (end - begin) // rows
+        content = bytearray((last - first) * size)
+        self._file.seek(self._data + begin + first * size)
+        self._file.readinto(content)
+        return torch.frombuffer(content, dtype=DTYPES[entry["dtype"]]).view(last - first, *rest)
 
 
 def check_file(path: Path, entry: Mapping[str, Any]) -> None:
