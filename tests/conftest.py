@@ -1,6 +1,7 @@
 """What all tests share: no network, and where fixtures and shared material lie."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from running import Outcome, Run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
+# Tiny models gain nothing of a second thread, and lose much where the machine is busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "fixtures"
@@ -61,3 +64,17 @@ def candidate(fixtures: Path) -> Path:
 def corpus(fixtures: Path) -> Path:
     """Text of the language that the models know."""
     return fixtures / "corpus.txt"
+
+
+@pytest.fixture(autouse=True)
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Real models have every processor."""
+    if request.node.get_closest_marker("real") is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
