@@ -66,13 +66,20 @@ def divergences(log_p: Tensor, log_q: Tensor, targets: Tensor) -> dict[str, Tens
     """
     p, q = log_p.exp(), log_q.exp()
     ratio = log_p - log_q
-    known = targets >= 0
-    log_p_target, log_q_target = _at(log_p, targets), _at(log_q, targets)
     return {
         "kl": _kl(p, q, ratio),
         "kl_reverse": _kl(q, p, -ratio),
         "jsd": _jsd(p, q),
         "tv": (p - q).abs().sum(dim=-1) / 2,
+        **at_target(log_p, log_q, targets),
+    }
+
+
+def at_target(log_p: Tensor, log_q: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """``nll_difference`` and ``delta_p`` of ``divergences``, which need no other id: (rows,)."""
+    known = targets >= 0
+    log_p_target, log_q_target = _at(log_p, targets), _at(log_q, targets)
+    return {
         "nll_difference": torch.where(known, log_p_target - log_q_target, torch.nan),
         "delta_p": torch.where(known, log_q_target.exp() - log_p_target.exp(), torch.nan),
     }

@@ -12,6 +12,8 @@ not made up here.
 import torch
 from torch import Tensor
 
+from klcli.measure import divergence
+
 FLOOR = -16.0
 """Nats: ids with ln p at or below this are left out of the sum."""
 
@@ -28,15 +30,8 @@ def predictions(log_p: Tensor, targets: Tensor) -> dict[str, Tensor]:
         = #{i: p_i > p(target)}, equal codes counting as equal (NaN and -1 where the target is not
         known); ``top1`` = argmax p (the lowest id on ties), ``confidence`` = max p.
     """
-    known = targets >= 0
-    target = _at(log_p, targets)
-    top, top1 = log_p.max(dim=-1)
-    return {
-        "nll": torch.where(known, 0.0 - target, torch.nan),
-        "rank": torch.where(known, (log_p > target[:, None]).sum(dim=-1), -1),
-        "top1": top1,
-        "confidence": top.exp(),
-    }
+    found = divergence.predictions(log_p, targets)
+    return {name: values for name, values in found.items() if name != "entropy"}
 
 
 def divergences(log_p: Tensor, log_q: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -52,20 +47,10 @@ def divergences(log_p: Tensor, log_q: Tensor, targets: Tensor) -> dict[str, Tens
         negative where rounding outweighs the difference; at the target ``nll_difference`` =
         ln p - ln q and ``delta_p`` = q - p (NaN where it is not known).
     """
-    known = targets >= 0
-    log_p_target, log_q_target = _at(log_p, targets), _at(log_q, targets)
-    return {
-        "kl": _kl(log_p, log_q),
-        "nll_difference": torch.where(known, log_p_target - log_q_target, torch.nan),
-        "delta_p": torch.where(known, log_q_target.exp() - log_p_target.exp(), torch.nan),
-    }
+    return {"kl": _kl(log_p, log_q), **divergence.at_target(log_p, log_q, targets)}
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     # Asked this way round a NaN is kept, and spoils its row instead of vanishing from it.
     left_out = log_p <= FLOOR
     return torch.where(left_out, 0.0, log_p.exp() * (log_p - log_q)).sum(dim=-1)
-
-
-def _at(log_p: Tensor, targets: Tensor) -> Tensor:
-    return log_p.gather(-1, targets.clamp(min=0)[:, None])[:, 0]

@@ -163,9 +163,24 @@ def _begin(
         return _manifest_to_go_on_with(folder, request)
     if foreign := sorted({path.name for path in folder.iterdir()} - OWN_FILES):
         raise OutputError(f"{folder} holds {foreign[0]} and is no recording: choose another folder")
-    head = source.proof.head
-    files: dict[str, Any] = {}
-    manifest = {
+    manifest = _new_manifest(source, table, request, software)
+    _put(folder / WINDOWS, windows, manifest["files"])
+    _put(folder / TOKENIZER, source.vocabulary.to_json().encode(), manifest["files"])
+    if kind == "hidden":
+        matrix = {name: t.contiguous().cpu() for name, t in source.stored_matrix().items()}
+        _put(folder / HEAD, safetensors.torch.save(matrix), manifest["files"])
+    _save_manifest(folder, manifest)
+    return manifest
+
+
+def _new_manifest(
+    source: CausalSource,
+    table: WindowTable,
+    request: Mapping[str, Any],
+    software: Mapping[str, Any],
+) -> dict[str, Any]:
+    kind, head = request["kind"], source.proof.head
+    return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "kind": kind,
@@ -181,19 +196,12 @@ def _begin(
         "dtype": str(source.proof.dtype).removeprefix("torch."),
         "self_kl": {"largest": source.proof.self_kl, "noise": source.proof.noise},
         "head": _settings_of(head) if kind == "hidden" and head is not None else None,
-        "batch_tokens": batch_tokens,
+        "batch_tokens": request["batch_tokens"],
         "rows": table.tokens,
-        "rows_per_shard": max(1, SHARD_BYTES // _bytes_per_row(source, kind, top_k)),
-        "files": files,
+        "rows_per_shard": max(1, SHARD_BYTES // _bytes_per_row(source, kind, request["top_k"])),
+        "files": {},
         "shards": [],
     }
-    _put(folder / WINDOWS, windows, files)
-    _put(folder / TOKENIZER, source.vocabulary.to_json().encode(), files)
-    if kind == "hidden":
-        matrix = {name: t.contiguous().cpu() for name, t in source.stored_matrix().items()}
-        _put(folder / HEAD, safetensors.torch.save(matrix), files)
-    _save_manifest(folder, manifest)
-    return manifest
 
 
 def _manifest_to_go_on_with(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,9 +226,9 @@ def _settings_of(head: Head) -> dict[str, Any]:
     }
 
 
-def _bytes_per_row(source: CausalSource, kind: Kind, top_k: int) -> int:
+def _bytes_per_row(source: CausalSource, kind: Kind, top_k: int | None) -> int:
     if kind == "topk":
-        return 8 * min(top_k, source.width) + 4
+        return 8 * min(top_k or source.width, source.width) + 4
     if kind == "hidden" and source.proof.head is not None:
         return source.proof.head.size * source.state_dtype.itemsize
     return source.width * source.proof.dtype.itemsize
