@@ -5,7 +5,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast, get_args
@@ -13,7 +13,7 @@ from typing import Any, TypedDict, Unpack, cast, get_args
 import torch
 
 import klcli
-from klcli.errors import UsageError
+from klcli.errors import Notice, UsageError
 from klcli.judge.conclude import Conditions, conclude
 from klcli.judge.gate import Gate, parse_gate
 from klcli.judge.report import Report
@@ -24,7 +24,7 @@ from klcli.measure.scores import SIDES
 from klcli.sources import OpenSource, kind_of, open_source
 from klcli.sources.causal import CausalSource, load_causal
 from klcli.sources.options import DtypeName, LoadOptions, Values
-from klcli.sources.recorder import KindChoice, Recorded
+from klcli.sources.recorder import KindChoice, Recorded, check_place
 from klcli.sources.recorder import record as write_recording
 from klcli.text.corpus import STDIN, Corpus, DocumentSplit, read_corpus
 from klcli.text.windows import Bos, ProtocolName, SpecialTokens, WindowTable
@@ -134,12 +134,13 @@ def compare(
     corpora = _read(corpus, options)
     loads = _load_options(options, (reference, candidate))
     tell = options.get("status") or _silent
-    if options.get("one_at_a_time"):
+    if options.get("one_at_a_time") and kind_of(reference) == kind_of(candidate) == "model":
         with tempfile.TemporaryDirectory(prefix="klcli-") as folder:
-            first = _recorded_source(reference, loads[0], corpora, options, Path(folder))
+            first, notices = _recorded_source(reference, loads[0], corpora, options, Path(folder))
             tell(f"loading {candidate}")
             second = open_source(candidate, loads[1])
-            return _report([first, second], [], Scope(), options, gates)
+            scope = Scope(limit=options.get("limit"))
+            return _report([first, second], [], scope, options, gates, notices)
     sources = []
     for spec, load in zip((reference, candidate), loads, strict=True):
         tell(f"loading {spec}")
@@ -195,10 +196,13 @@ def record(
         KlcliError: an input cannot be read, or the output cannot be written.
     """
     _check_options(options, RunOptions)
+    _check_kind(kind, top_k)
     tell = options.get("status") or _silent
     if output.endswith(".kld"):
         _refuse_for_base_file(options, kind)
         options = {**options, "protocol": "llama.cpp"}
+    else:
+        check_place(Path(output))
     corpora = _read(corpus, options)
     (load,) = _load_options(options, (model,))
     tell(f"loading {model}")
@@ -217,6 +221,13 @@ def record(
         software=_environment(),
         progress=options.get("progress"),
     )
+
+
+def _check_kind(kind: str, top_k: int) -> None:
+    if kind not in get_args(KindChoice):
+        raise UsageError(f"--kind {kind}: one of {', '.join(get_args(KindChoice))} is wanted")
+    if top_k < 1:
+        raise UsageError(f"--top-k must be at least 1, not {top_k}")
 
 
 def _refuse_for_base_file(options: RunOptions, kind: KindChoice) -> None:
@@ -256,14 +267,14 @@ def _recorded_source(
     corpora: Sequence[Corpus],
     options: CompareOptions,
     folder: Path,
-) -> OpenSource:
+) -> tuple[OpenSource, tuple[Notice, ...]]:
     """A reference whose model has left the memory again: what it predicts is in ``folder``."""
     (options.get("status") or _silent)(f"loading {spec}")
     live = load_causal(spec, load)
-    table = align([live], corpora, _scope(options)).table
+    alignment = align([live], corpora, _scope(options))
     write_recording(
         live,
-        table,
+        alignment.table,
         folder,
         kind="auto",
         top_k=DEFAULT_TOP_K,
@@ -275,7 +286,7 @@ def _recorded_source(
     source.name, source.provenance = live.name, live.provenance
     del live
     gc.collect()
-    return source
+    return source, alignment.notices
 
 
 def _report(
@@ -284,9 +295,11 @@ def _report(
     scope: Scope,
     options: CompareOptions | RunOptions,
     gates: Sequence[Gate],
+    notices: tuple[Notice, ...] = (),
 ) -> Report:
     (options.get("status") or _silent)("reading the text")
     alignment = align(sources, corpora, scope)
+    alignment = replace(alignment, notices=(*notices, *alignment.notices))
     shown: int = cast("CompareOptions", options).get("outliers", DEFAULT_OUTLIERS)
     evaluation = evaluate(
         alignment.table,

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from klcli.errors import SourceError
+from klcli.errors import KlcliError, SourceError
 from klcli.judge.report import Report
 from klcli.sources import kind_of, open_source
 from klcli.sources.options import LoadOptions
@@ -44,7 +44,10 @@ def _of_report(path: str) -> dict[str, Any]:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SourceError(f"cannot read {path}: {error}") from error
-    report = Report.from_dict(data)
+    try:
+        report = Report.from_dict(data)
+    except KlcliError as error:
+        raise SourceError(f"{path}: {error}") from error
     fields = {"kind": "report", "command": report.command, "signature": report.signature}
     return {**fields, **report.counts, "verdict": report.verdict}
 

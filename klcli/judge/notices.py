@@ -96,7 +96,8 @@ def _lists(evaluation: Evaluation) -> Found:
         if missing := int(np.isnan(nll).sum()):
             yield (
                 "unlisted_targets",
-                f"{missing} of {len(nll)} tokens of the text are not in the list of the {side}: "
+                f"{missing} of {len(nll)} tokens of the text are not in the list of the "
+                f"{side if scores.paired else 'model'}: "
                 "their NLL is not known, and neither is its mean",
             )
 

@@ -189,7 +189,8 @@ def _from_files(sides: Sequence[Side], corpora: Sequence[Corpus], scope: Scope) 
     if not table.protocol:
         table = replace(table, protocol=_protocol_of_file(table))
     if corpora:
-        table = _with_text(table, name, corpora, vocabulary, scope)
+        from_base_file = any(isinstance(s, BaseFileSource) and s.name == name for s in sides)
+        table = _with_text(table, name, corpora, vocabulary, scope, is_cut=from_base_file)
     width = min(side.width for side in sides)
     return Alignment(
         table=replace(table, protocol={**table.protocol, "limit": scope.limit}),
@@ -310,8 +311,13 @@ def _with_text(
     corpora: Sequence[Corpus],
     vocabulary: Vocabulary | None,
     scope: Scope,
+    *,
+    is_cut: bool,
 ) -> WindowTable:
-    """The table with the corpus' text behind its tokens, once they are found equal."""
+    """The table with the corpus' text behind its tokens, once they are found equal.
+
+    ``is_cut``: the file lacks the remainder of the text that made no whole chunk.
+    """
     if vocabulary is None:
         raise UsageError(
             f"{name} brings its own tokens; to hold them against a CORPUS give --tokenizer"
@@ -321,9 +327,9 @@ def _with_text(
             f"{name} holds no token ids to hold against the CORPUS: add an array named tokens to "
             "the file, or give --token-ids"
         )
-    parse = scope.special_tokens == "parse"
+    parse = (scope.special_tokens or table.protocol["special_tokens"]) == "parse"
     texts = [
-        (number, document.name, _encode(document.text, table, vocabulary, parse=parse))
+        (number, document.name, _encode(document.text, table, vocabulary, parse, is_cut))
         for number, corpus in enumerate(corpora)
         for document in corpus.documents
     ]
@@ -348,12 +354,16 @@ def _with_text(
     return replace(table, documents=tuple(documents), corpora=tuple(corpora))
 
 
-def _encode(text: str, table: WindowTable, vocabulary: Vocabulary, *, parse: bool) -> Encoding:
-    """The tokens of a text; of llama.cpp's chunks without the remainder that it drops."""
-    if table.protocol["name"] != "llama.cpp":
-        return vocabulary.encode(text, parse_special=parse)
-    encoding = vocabulary.encode(text.removesuffix("\n"), parse_special=parse)
+def _encode(
+    text: str, table: WindowTable, vocabulary: Vocabulary, parse: bool, is_cut: bool
+) -> Encoding:
+    """The tokens of a text, as the protocol of a table has them."""
+    if table.protocol["name"] == "llama.cpp":
+        text = text.removesuffix("\n")
+    encoding = vocabulary.encode(text, parse_special=parse)
     length = len(table.documents[0].ids)
+    if not is_cut or len(encoding.ids) - length >= table.protocol["context"]:
+        return encoding
     ids, ends, words = encoding.ids[:length], encoding.ends[:length], encoding.words[:length]
     return Encoding(ids=ids, ends=ends, words=words)
 

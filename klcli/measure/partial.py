@@ -37,9 +37,10 @@ def predictions(top: TopBlock, targets: Tensor) -> dict[str, Tensor]:
     found = listed.any(dim=-1)
     log_target = torch.where(listed, top.log_probs, -torch.inf).amax(dim=-1)
     best = top.log_probs[:, 0]
+    rank = (top.log_probs > log_target[:, None]).sum(dim=-1)
     return {
         "nll": torch.where(found, 0.0 - log_target, torch.nan),
-        "rank": torch.where(found, (top.log_probs > log_target[:, None]).sum(dim=-1), -1),
+        "rank": torch.where(found & (rank < top.ranked), rank, -1),
         "entropy": torch.full_like(best, torch.nan),
         "top1": top.ids[:, 0],
         "confidence": best.exp(),

@@ -50,7 +50,9 @@ class Listed:
 
     def top(self) -> tuple[Tensor, Tensor]:
         """Ids and probabilities of the most probable tokens, best first: (rows, up to 5) each."""
-        return self.block.ids[:, :TOP], self.block.log_probs[:, :TOP].exp()
+        ids, log_probs = self.block.ids[:, :TOP], self.block.log_probs[:, :TOP]
+        ranked = torch.arange(ids.shape[-1], device=ids.device) < self.block.ranked[:, None]
+        return torch.where(ranked, ids, -1), torch.where(ranked, log_probs.exp(), 0.0)
 
     def usable(self) -> Tensor:
         """Which rows are distributions: bool (rows,)."""
@@ -85,8 +87,8 @@ Side = Whole | Listed | Truncated
 def read_side(block: Tensor | TopBlock, kind: RowKind) -> Side:
     """One side out of a block of rows of a kind."""
     if isinstance(block, TopBlock):
-        ids, log_probs, log_rest = block
-        return Listed(TopBlock(ids.long(), log_probs.double(), log_rest.double()))
+        ids, log_probs, log_rest, ranked = block
+        return Listed(TopBlock(ids.long(), log_probs.double(), log_rest.double(), ranked.long()))
     if kind == "truncated":
         return Truncated(block.double())
     return Whole(block, divergence.log_probabilities(block))

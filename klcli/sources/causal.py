@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -168,8 +169,10 @@ class CausalSource:
         return self._head.matrix(self.state_dtype, self.device)
 
     def weights_fingerprint(self) -> str:
-        """sha256 over the names, shapes and a sample of the numbers of all weights."""
-        digest = hashlib.sha256()
+        """sha256 over the config and the weights: names, shapes and a sample of the numbers."""
+        config = self._model.config.to_dict()
+        settings = {k: v for k, v in config.items() if k not in ("_name_or_path", "_commit_hash")}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         for name, weight in self._model.state_dict().items():
             flat = weight.detach().flatten()
             sample = flat[:: max(1, len(flat) // SAMPLED)].cpu().contiguous()

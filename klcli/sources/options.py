@@ -1,6 +1,7 @@
 """How a source is opened."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from klcli.errors import UsageError
@@ -53,6 +54,11 @@ def load_vocabulary(options: LoadOptions) -> "Vocabulary | None":
     """
     if options.tokenizer is None:
         return None
+    folder = Path(options.tokenizer)
+    if (folder / "manifest.json").is_file():
+        from klcli.sources.recording import read_manifest, read_vocabulary
+
+        return read_vocabulary(folder, read_manifest(folder))
     from klcli.sources.causal import load_tokenizer
 
     return load_tokenizer(options.tokenizer, options)

@@ -8,7 +8,9 @@ that the next run goes on with, and perhaps a temporary file that it removes.
 import contextlib
 import hashlib
 import json
+import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ from klcli.sources.recording import (
     TOKENIZER,
     WINDOWS,
     Kind,
+    check_size,
     read_manifest,
     shard_name,
     window_tensors,
@@ -119,9 +122,33 @@ def _why_not_hidden(source: CausalSource) -> str | None:
     return None
 
 
+def check_place(folder: Path) -> None:
+    """Find out before the long work whether a folder can be recorded to.
+
+    Raises:
+        OutputError: it is no folder, holds something else, or its own folder is missing.
+        SourceError: it holds a manifest that is none of a recording.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"cannot record to {folder}: it is a file; name a folder")
+    if not folder.exists() and not folder.parent.is_dir():
+        raise OutputError(f"cannot record to {folder}: there is no folder {folder.parent}")
+    if not folder.exists() or not (names := sorted(path.name for path in folder.iterdir())):
+        return
+    if MANIFEST in names:
+        read_manifest(folder)
+    elif foreign := [name for name in names if not _is_own(name.removesuffix(".tmp"))]:
+        raise OutputError(f"{folder} holds {foreign[0]} and is no recording: choose another folder")
+
+
+def _is_own(name: str) -> bool:
+    return name in OWN_FILES or re.fullmatch(r"shard-\d{5}\.safetensors", name) is not None
+
+
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """Have the folder for ourselves. The lock belongs to the process and dies with it."""
+    check_place(folder)
     try:
         folder.mkdir(exist_ok=True)
         with filelock.FileLock(folder / LOCK, timeout=0):
@@ -158,11 +185,10 @@ def _begin(
         "windows": hashlib.sha256(windows).hexdigest(),
     }
     for left_over in folder.glob("*.tmp"):
-        left_over.unlink()
+        if _is_own(left_over.name.removesuffix(".tmp")):
+            left_over.unlink()
     if (folder / MANIFEST).exists():
         return _manifest_to_go_on_with(folder, request)
-    if foreign := sorted({path.name for path in folder.iterdir()} - OWN_FILES):
-        raise OutputError(f"{folder} holds {foreign[0]} and is no recording: choose another folder")
     manifest = _new_manifest(source, table, request, software)
     _put(folder / WINDOWS, windows, manifest["files"])
     _put(folder / TOKENIZER, source.vocabulary.to_json().encode(), manifest["files"])
@@ -194,7 +220,10 @@ def _new_manifest(
         "vocabulary": {"bos_id": source.vocabulary.bos_id, "eos_id": source.vocabulary.eos_id},
         "width": source.width,
         "dtype": str(source.proof.dtype).removeprefix("torch."),
-        "self_kl": {"largest": source.proof.self_kl, "noise": source.proof.noise},
+        "self_kl": {
+            "largest": source.proof.self_kl if math.isfinite(source.proof.self_kl) else None,
+            "noise": source.proof.noise,
+        },
         "head": _settings_of(head) if kind == "hidden" and head is not None else None,
         "batch_tokens": request["batch_tokens"],
         "rows": table.tokens,
@@ -214,6 +243,9 @@ def _manifest_to_go_on_with(folder: Path, request: Mapping[str, Any]) -> dict[st
             f"{folder} was recorded with other arguments ({shown}): repeat those, or choose "
             "another folder"
         )
+    shards = {shard_name(number): entry for number, entry in enumerate(manifest["shards"])}
+    for name, entry in (manifest["files"] | shards).items():
+        check_size(folder / name, entry)
     return manifest
 
 
@@ -328,7 +360,7 @@ def _rows_of(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _save_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    _put(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    _put(folder / MANIFEST, (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _put(path: Path, content: bytes, files: dict[str, Any] | None = None) -> dict[str, Any]:

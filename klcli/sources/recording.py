@@ -48,6 +48,7 @@ TOKENIZER = "tokenizer.json"
 HEAD = "head.safetensors"
 
 Kind = Literal["hidden", "logits", "topk"]
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -80,7 +81,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"cannot read the manifest of {folder}: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise SourceError(f"{folder} is no recording of klcli")
@@ -89,7 +90,56 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} is a recording of version {manifest.get('format_version')!r}, and this "
             f"klcli reads version {FORMAT_VERSION}: use a matching klcli"
         )
+    if (wrong := _what_is_wrong(manifest)) is not None:
+        raise SourceError(f"the manifest of {folder} is damaged: {wrong}; record again")
     return manifest
+
+
+SHAPE: Mapping[str, type] = {
+    "kind": str,
+    "complete": bool,
+    "request": dict,
+    "model": dict,
+    "protocol": dict,
+    "corpora": list,
+    "documents": list,
+    "vocabulary": dict,
+    "width": int,
+    "dtype": str,
+    "self_kl": dict,
+    "batch_tokens": int,
+    "rows": int,
+    "rows_per_shard": int,
+    "files": dict,
+    "shards": list,
+}
+"""What a manifest must have, by type."""
+
+
+def _what_is_wrong(manifest: Mapping[str, Any]) -> str | None:
+    """The first thing about a manifest that cannot be; None where it holds together."""
+    for name, kind in SHAPE.items():
+        if not isinstance(manifest.get(name), kind):
+            return f"{name} is {manifest.get(name)!r}"
+    for name in ("width", "batch_tokens", "rows", "rows_per_shard"):
+        if manifest[name] < 1:
+            return f"{name} is {manifest[name]}"
+    if manifest["kind"] not in TENSORS or f"torch.{manifest['dtype']}" not in map(str, FLOATS):
+        return f"kind {manifest['kind']!r} and dtype {manifest['dtype']!r} are not known"
+    if manifest["kind"] == "hidden" and not isinstance(manifest.get("head"), dict):
+        return "it has hidden states and no head"
+    needed = {WINDOWS, TOKENIZER} | ({HEAD} if manifest["kind"] == "hidden" else set())
+    if missing := sorted(needed - set(manifest["files"])):
+        return f"files lack {missing[0]}"
+    entries = [*manifest["files"].values(), *manifest["shards"]]
+    if not all(isinstance(entry, dict) and {"bytes", "sha256"} <= set(entry) for entry in entries):
+        return "a file has no size or sha256"
+    rows = [shard.get("rows") for shard in manifest["shards"]]
+    if not all(isinstance(n, int) for n in rows):
+        return "a shard has no rows"
+    if manifest["complete"] and sum(rows) != manifest["rows"]:
+        return f"its shards have {sum(rows)} rows of {manifest['rows']}"
+    return None
 
 
 class RecordingSource:
@@ -101,7 +151,7 @@ class RecordingSource:
         self.name = str(folder)
         self.kind: Kind = manifest["kind"]
         self.windows, self._batch_tokens = read_windows(folder, manifest), manifest["batch_tokens"]
-        self.vocabulary = _read_vocabulary(folder, manifest)
+        self.vocabulary = read_vocabulary(folder, manifest)
         self.width: int = manifest["width"]
         self.device = torch.device(device)
         self.provenance: dict[str, Any] = {
@@ -160,7 +210,8 @@ class ShardRows:
         """Rows ``start`` to ``stop``: logits (stop - start, vocabulary), or a list of them."""
         if self.kind == "logits":
             return self._read("logits", start, stop)
-        return TopBlock(*(self._read(name, start, stop) for name in TENSORS["topk"]))
+        ids, log_probs, log_rest = (self._read(name, start, stop) for name in TENSORS["topk"])
+        return TopBlock(ids, log_probs, log_rest, torch.full_like(ids[:, 0], ids.shape[1]))
 
     def _read(self, name: str, start: int, stop: int) -> Tensor:
         found = pieces([span.rows for span in self._spans], start, stop)
@@ -225,7 +276,9 @@ class ShardFile:
 
     def read(self, name: str, first: int, last: int) -> Tensor:
         """Rows ``first`` to ``last`` of a tensor."""
-        entry = self._header[name]
+        entry = self._header.get(name)
+        if entry is None:
+            raise SourceError(f"{self._file.name} has no tensor {name}: record again")
         rows, *rest = entry["shape"]
         begin, end = entry["data_offsets"]
         size = (end - begin) // rows
@@ -235,19 +288,34 @@ class ShardFile:
         return torch.frombuffer(content, dtype=DTYPES[entry["dtype"]]).view(last - first, *rest)
 
 
+def check_size(path: Path, entry: Mapping[str, Any]) -> None:
+    """Hold a file against the size that the manifest gives.
+
+    Raises:
+        SourceError: it is missing or truncated.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise SourceError(f"{path} is missing or unreadable: {error.strerror}") from error
+    if size != entry["bytes"]:
+        raise SourceError(
+            f"{path} has {size} bytes and should have {entry['bytes']}: remove the recording and "
+            "record again"
+        )
+
+
 def check_file(path: Path, entry: Mapping[str, Any]) -> None:
     """Hold a file against the size and the sha256 that the manifest gives.
 
     Raises:
         SourceError: it is missing, truncated or altered.
     """
+    check_size(path, entry)
     try:
-        size = path.stat().st_size
-        digest = hash_file(path) if size == entry["bytes"] else None
+        digest = hash_file(path)
     except OSError as error:
-        raise SourceError(f"{path} is missing or unreadable: {error.strerror}") from error
-    if digest is None:
-        raise SourceError(f"{path} has {size} bytes and should have {entry['bytes']}: record again")
+        raise SourceError(f"{path} is unreadable: {error.strerror}") from error
     if digest != entry["sha256"]:
         raise SourceError(f"{path} was altered since it was recorded (its sha256 differs)")
 
@@ -315,7 +383,8 @@ def read_head(folder: Path, manifest: Mapping[str, Any], device: torch.device) -
     ).with_matrix(matrix)
 
 
-def _read_vocabulary(folder: Path, manifest: Mapping[str, Any]) -> Vocabulary:
+def read_vocabulary(folder: Path, manifest: Mapping[str, Any]) -> Vocabulary:
+    """The tokenizer of a recording."""
     ids = manifest["vocabulary"]
     backend = Tokenizer.from_file(str(folder / TOKENIZER))
     return Vocabulary(backend, bos_id=ids["bos_id"], eos_id=ids["eos_id"])

@@ -58,12 +58,15 @@ class TopBlock(NamedTuple):
     """The most probable ids of some rows, best first, and what is left for all others.
 
     ``ids`` (rows, k) are -1, and ``log_probs`` -inf, where a row has fewer than k. ``log_rest``
-    (rows,) is the logarithm of the probability of every id that is not listed.
+    (rows,) is the logarithm of the probability of every id that is not listed. The first
+    ``ranked`` (rows,) ids are the most probable ones; behind them may stand the token of the text,
+    of which only the probability is known.
     """
 
     ids: Tensor
     log_probs: Tensor
     log_rest: Tensor
+    ranked: Tensor
 
 
 def block_rows(width: int, element_size: int) -> int:

@@ -24,13 +24,20 @@ from klcli.text.vocabulary import NamedTokens, TokenNames, Vocabulary
 from klcli.text.windows import TokenizedDocument, Window, WindowTable
 
 SUM_TOLERANCE = 1e-3
+LEAST_REST = 1e-8
+"""Rounded log-probabilities may sum to 1 or more; something is left for the other tokens all the
+same, or the divergence from a model that knows of it would be infinite."""
 
 
 class Position(NamedTuple):
-    """One line: the token that stands there, and log-probabilities by token, both as bytes."""
+    """One line: the token that stands there, and log-probabilities by token, both as bytes.
+
+    The first ``ranked`` of them were listed as the most probable.
+    """
 
     token: bytes
     log_probs: Mapping[bytes, float]
+    ranked: int
 
 
 class TopLogprobsSource:
@@ -57,7 +64,7 @@ class TopLogprobsSource:
         self.provenance: dict[str, Any] = {
             "source": name,
             "kind": "top log-probabilities",
-            "k": self._block.ids.shape[1],
+            "k": int(self._block.ranked.max()),
             "tokenizer": vocabulary.fingerprint if vocabulary else None,
         }
 
@@ -106,25 +113,37 @@ def _read(line: str, number: int, where: str) -> Position:
         record = json.loads(line)
         token, listed = _bytes_of(record), record.get("top_logprobs")
         if listed is None and number == 0:
-            return Position(token, {})
+            return Position(token, {}, 0)
         if record.get("position", number) != number:
             raise SourceError(
                 f"{where} is position {record['position']} and should be {number}: there is a gap"
             )
         log_probs = {_bytes_of(one): float(one["logprob"]) for one in listed}
+        if len(log_probs) < len(listed):
+            raise SourceError(f"{where} lists a token twice")
+        ranked = len(log_probs)
         if record.get("logprob") is not None:
             log_probs.setdefault(token, float(record["logprob"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SourceError(
-            f"{where} is no position with its top_logprobs: {type(error).__name__}: {error}"
-        ) from None
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        raise SourceError(f"{where} is no position with its top_logprobs ({error!r})") from None
     _check(log_probs, where)
-    return Position(token, log_probs)
+    return Position(token, log_probs, ranked)
 
 
 def _bytes_of(record: Mapping[str, Any]) -> bytes:
     given = record.get("bytes")
-    return bytes(given) if given is not None else str(record["token"]).encode()
+    if given is None:
+        return str(record["token"]).encode()
+    if not isinstance(given, list):
+        raise TypeError(f"bytes must be a list, not {given!r}")
+    return bytes(given)
 
 
 def _check(log_probs: Mapping[bytes, float], where: str) -> None:
@@ -167,5 +186,5 @@ def _block(positions: Sequence[Position], numbers: Mapping[bytes, int]) -> TopBl
         known = [(value, numbers[p]) for p, value in position.log_probs.items() if p in numbers]
         for column, (value, number) in enumerate(sorted(known, key=lambda one: (-one[0], one[1]))):
             ids[row, column], log_probs[row, column] = number, value
-    rest = (1 - log_probs.exp().sum(dim=-1)).clamp(min=0.0).log()
-    return TopBlock(ids, log_probs, rest)
+    rest = (1 - log_probs.exp().sum(dim=-1)).clamp(min=LEAST_REST).log()
+    return TopBlock(ids, log_probs, rest, torch.tensor([p.ranked for p in positions]))
