@@ -6,8 +6,9 @@ check:            ## lint, format, types
 	ruff format --check .
 	mypy
 
-test:             ## every test that this machine can run
+test:             ## every test that this machine can run, the slow ones last
 	pytest
+	pytest -m slow
 
 accept:           ## take today's output as the golden files and the help in the README
 	KLCLI_ACCEPT=1 pytest -q tests/render tests/test_readme.py
