@@ -1,5 +1,6 @@
 """`klcli record`, killed by the system at any moment, goes on where it stopped."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -121,10 +122,11 @@ def test_a_recording_killed_again_and_again_is_that_of_an_undisturbed_run(
         else:
             run_until_there_is_a_new_shard(folder, before, 60)
             time.sleep(chance.uniform(0, to_last / kills))
-        os.kill(child, signal.SIGKILL)
-        assert server.wait() == -signal.SIGKILL, "it came to its end before it could be killed"
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        assert server.wait() in (-signal.SIGKILL, 0)
         kept.append(check_what_is_left(folder))
-        if kept[-1] == 64 * windows:  # all but the process was at its end
+        if kept[-1] == 64 * windows:  # it came to its end before it could be killed
             break
     assert kept == sorted(kept), "nothing recorded is lost"
     assert kept[-1] > 0
