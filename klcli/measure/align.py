@@ -193,7 +193,7 @@ def _from_files(sides: Sequence[Side], corpora: Sequence[Corpus], scope: Scope) 
         table = _with_text(table, name, corpora, vocabulary, scope, is_cut=from_base_file)
     width = min(side.width for side in sides)
     return Alignment(
-        table=replace(table, protocol={**table.protocol, "limit": scope.limit}),
+        table=replace(table, protocol=dict(table.protocol) | _limit(scope)),
         names=vocabulary or _names_of(sides) or NumberedTokens(width),
         vocabulary_size=vocabulary.size if vocabulary else width,
         notices=tuple(notices),
@@ -214,6 +214,11 @@ def _names_of(sides: Sequence[Side]) -> TokenNames | None:
     return NamedTokens(UNBOUNDED, pieces) if pieces else None
 
 
+def _limit(scope: Scope) -> dict[str, int]:
+    """The limit of this run; without one that of the recording stands."""
+    return {} if scope.limit is None else {"limit": scope.limit}
+
+
 def _protocol_of_file(table: WindowTable) -> dict[str, Any]:
     first = table.windows[0]
     return {
@@ -224,6 +229,7 @@ def _protocol_of_file(table: WindowTable) -> dict[str, Any]:
         "bos": None,
         "special_tokens": None,
         "documents": None,
+        "limit": None,
     }
 
 

@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +30,6 @@ Floats = npt.NDArray[np.float64]
 INF = math.inf
 BOUNDED = ("kl", "kl_reverse", "jsd", "tv")
 TOLERANCE = 1e-6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models this small only wait for one another on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def log_softmax(logits: Tensor) -> Tensor:

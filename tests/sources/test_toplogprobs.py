@@ -3,7 +3,7 @@
 import gzip
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,6 @@ BOUNDED = ("kl", "kl_reverse", "jsd", "tv")
 
 Line = dict[str, Any]
 Live = Callable[..., CausalSource]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models this small only wait for one another on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +205,21 @@ def test_a_recording_gives_its_tokenizer_too(
     record(str(reference), tmp_path / "text.txt", str(tmp_path / "rec"), context=TOKENS)
     kl = compare(str(tmp_path / "rec"), str(file)).metrics["kl"]["max"]
     assert kl == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("keep", [0, 500])
+def test_a_recording_whose_tokenizer_is_damaged_gives_none(
+    file: Path, reference: Path, corpus: Path, tmp_path: Path, keep: int
+) -> None:
+    record(str(reference), corpus, str(tmp_path / "rec"), limit=1)
+    path = tmp_path / "rec" / "tokenizer.json"
+    path.write_bytes(path.read_bytes()[:keep])
+    for run in (
+        lambda: compare(str(file), str(tmp_path / "rec")),
+        lambda: perplexity(str(file), tokenizer=str(tmp_path / "rec")),
+    ):
+        with pytest.raises(SourceError, match=r"tokenizer\.json"):
+            run()
 
 
 @pytest.mark.parametrize("tokenizer", [True, False])
