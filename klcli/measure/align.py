@@ -149,7 +149,6 @@ def _special_strings(
     if not (hits := sum(counts.values())):
         return []
     most = max(counts, key=lambda string: counts[string])
-    most = max(counts, key=lambda string: counts[string])
     # Some tokenizers have the string among their ordinary tokens, whatever is asked of them.
     parsed = parse or [vocabulary.string(i) for i in vocabulary.encode(most).ids] == [most]
     how = "special tokens" if parsed else "text"

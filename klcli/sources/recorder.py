@@ -36,6 +36,7 @@ from klcli.sources.recording import (
     Kind,
     check_size,
     read_manifest,
+    seal,
     shard_name,
     window_tensors,
 )
@@ -360,7 +361,8 @@ def _rows_of(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _save_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    _put(folder / MANIFEST, (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode())
+    sealed = {**manifest, "sha256": seal(manifest)}
+    _put(folder / MANIFEST, (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _put(path: Path, content: bytes, files: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -17,14 +17,14 @@ import pytest
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
 SERVER = """
-import json, os, sys
-import torch, transformers
+import gc, json, os, sys
+from transformers import AutoTokenizer, GPT2LMHeadModel
 import klcli.api
 from klcli.cli import main
 from klcli.sources import recorder
 
 recorder.SHARD_BYTES = 2048
-torch.set_num_threads(1)
+gc.freeze()
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
@@ -101,7 +101,7 @@ def run_until_there_is_a_new_shard(folder: Path, before: set[str], deadline: flo
 
 
 @pytest.mark.parametrize(
-    ("kills", "windows"), [(3, 6), pytest.param(20, 40, marks=pytest.mark.slow)]
+    ("kills", "windows"), [(3, 10), pytest.param(20, 40, marks=pytest.mark.slow)]
 )
 def test_a_recording_killed_again_and_again_is_that_of_an_undisturbed_run(
     server: Klcli, reference: Path, corpus: Path, tmp_path: Path, kills: int, windows: int
@@ -121,12 +121,12 @@ def test_a_recording_killed_again_and_again_is_that_of_an_undisturbed_run(
             time.sleep(chance.uniform(0, to_first))
         else:
             run_until_there_is_a_new_shard(folder, before, 60)
-            time.sleep(chance.uniform(0, to_last / kills))
+            time.sleep(chance.uniform(0, to_last / kills / 3))
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         assert server.wait() in (-signal.SIGKILL, 0)
         kept.append(check_what_is_left(folder))
-        if kept[-1] == 64 * windows:  # it came to its end before it could be killed
+        if kept[-1] == 64 * windows:  # a busy machine let it come to its end before the kill
             break
     assert kept == sorted(kept), "nothing recorded is lost"
     assert kept[-1] > 0
