@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from klcli.measure import divergence, truncated
+from klcli.sources import is_base_file
 from klcli.sources.causal import CausalSource, load_causal
-from klcli.sources.llamacpp import BaseFileSource, is_base_file, open_base_file, write_base_file
+from klcli.sources.llamacpp import BaseFileSource, open_base_file, write_base_file
 from klcli.sources.options import LoadOptions
 from klcli.text.windows import WindowTable, choose_protocol, plan_windows, tokenize
 

@@ -28,19 +28,20 @@ def kind_of(spec: str) -> Kind:
     path = Path(spec)
     if (path / "manifest.json").is_file():
         return "recording"
-    if path.is_file() and _first_bytes(path) == BASE_FILE_MAGIC:
+    if path.is_file() and is_base_file(path):
         return "llama.cpp base file"
     if spec.endswith((".jsonl", ".jsonl.gz")):
         return "top log-probabilities"
     return "logit file" if path.suffix in ARRAY_SUFFIXES else "model"
 
 
-def _first_bytes(path: Path) -> bytes:
+def is_base_file(path: Path) -> bool:
+    """Whether a path is a base file of llama.cpp, known by its first 8 bytes whatever its name."""
     try:
         with path.open("rb") as file:
-            return file.read(len(BASE_FILE_MAGIC))
+            return file.read(len(BASE_FILE_MAGIC)) == BASE_FILE_MAGIC
     except OSError:
-        return b""
+        return False
 
 
 def open_source(spec: str, options: LoadOptions) -> OpenSource:

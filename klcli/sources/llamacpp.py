@@ -42,12 +42,12 @@ import torch
 from torch import Tensor
 
 from klcli.errors import MismatchError, OutputError, SourceError, UsageError
+from klcli.sources import BASE_FILE_MAGIC
 from klcli.sources.options import LoadOptions, load_vocabulary
 from klcli.sources.rows import RowKind, Rows, TopBlock, block_rows, pieces
 from klcli.text.vocabulary import IntArray, Vocabulary
 from klcli.text.windows import TokenizedDocument, Window, WindowTable, plan_batches
 
-MAGIC = b"_logits_"
 HEADER = struct.Struct("<8sIii")
 TOKEN = np.dtype("<i4")
 CODE = np.dtype("<u2")
@@ -68,15 +68,6 @@ ENCODED_AT_ONCE = 2**20
 FloatArray = npt.NDArray[np.float32]
 CodeArray = npt.NDArray[np.uint16]
 Progress = Callable[[int, int], None]
-
-
-def is_base_file(path: Path) -> bool:
-    """Whether a path is a base file of llama.cpp, known by its first 8 bytes whatever its name."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +108,7 @@ class Header:
 
     def pack(self) -> bytes:
         """The first 20 bytes of the file."""
-        return HEADER.pack(MAGIC, self.context, self.width, self.chunks)
+        return HEADER.pack(BASE_FILE_MAGIC, self.context, self.width, self.chunks)
 
 
 class BaseFileSource:
@@ -317,7 +308,7 @@ def _read_header(path: Path) -> Header:
     with path.open("rb") as file:
         first = file.read(HEADER.size)
         size = file.seek(0, os.SEEK_END)
-    if first[: len(MAGIC)] != MAGIC:
+    if first[: len(BASE_FILE_MAGIC)] != BASE_FILE_MAGIC:
         raise SourceError(f"{path} is no base file of llama.cpp: it does not begin with _logits_")
     if len(first) < HEADER.size:
         raise SourceError(f"{path} has {size} bytes, less than the {HEADER.size} of a header")

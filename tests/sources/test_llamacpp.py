@@ -21,12 +21,12 @@ from tokenizers import Tokenizer, processors
 from torch import Tensor
 
 from klcli.errors import MismatchError, OutputError, SourceError, UsageError
+from klcli.sources import is_base_file
 from klcli.sources.causal import CausalSource, load_causal
 from klcli.sources.llamacpp import (
     BaseFileSource,
     as_read_by,
     encode,
-    is_base_file,
     open_base_file,
     write_base_file,
 )
