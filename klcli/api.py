@@ -22,15 +22,14 @@ from klcli.measure.align import Scope, align
 from klcli.measure.evaluate import Progress, evaluate
 from klcli.measure.scores import SIDES
 from klcli.sources import OpenSource, kind_of, open_source
-from klcli.sources.causal import CausalSource, load_causal
-from klcli.sources.options import DtypeName, LoadOptions, Values
+from klcli.sources.loading import load_model
+from klcli.sources.model import BATCH_TOKENS, ModelSource
+from klcli.sources.options import DtypeName, LoadOptions, TaskChoice, Values
 from klcli.sources.recorder import KindChoice, Recorded, check_place
 from klcli.sources.recorder import record as write_recording
 from klcli.text.corpus import STDIN, Corpus, DocumentSplit, read_corpus
+from klcli.text.masking import Pll
 from klcli.text.windows import Bos, ProtocolName, SpecialTokens, WindowTable
-
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 4096}
-"""How many ids a model reads at once, by kind of device, where ``batch_tokens`` is not given."""
 
 DEFAULT_OUTLIERS = 10
 
@@ -43,6 +42,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "documents": get_args(DocumentSplit),
     "dtype": get_args(DtypeName),
     "values": get_args(Values),
+    "task": get_args(TaskChoice),
+    "pll": get_args(Pll),
 }
 DEFAULT_TOP_K = 1024
 
@@ -52,16 +53,19 @@ class RunOptions(TypedDict, total=False):
 
     Which tokens are scored: ``protocol`` ("rolling" or "llama.cpp"), ``context``, ``stride``,
     ``score_from``, ``bos`` ("auto", "none", "document" or "window"), ``special_tokens`` ("text" or
-    "parse"), ``documents`` ("file", "line" or "blank"), ``limit`` (windows of each corpus).
+    "parse"), ``documents`` ("file", "line" or "blank"), ``limit`` (windows of each corpus); for
+    masked models ``pll`` ("original" or "word") and ``mask_every`` (hide every so manyth token at
+    once, an approximation).
 
-    How sources are opened: ``dtype`` ("auto", "float32", "bfloat16" or "float16"), ``device``,
-    ``revision``, ``trust_remote_code``; for logit files ``values`` ("logits", "log_probs" or
-    "probs"), ``token_ids`` (a .npy file) and ``tokenizer`` (a model).
+    How sources are opened: ``task`` ("auto", "causal" or "masked"), ``dtype`` ("auto", "float32",
+    "bfloat16" or "float16"), ``device``, ``revision``, ``trust_remote_code``; for logit files
+    ``values`` ("logits", "log_probs" or "probs"), ``token_ids`` (a .npy file) and ``tokenizer`` (a
+    model).
 
     ``batch_tokens`` is how many ids a model reads at once. ``gates`` are texts such as
     "kl.mean<=0.01"; ``allow_excluded`` lets them pass although tokens were left out. ``progress``
     is called with the tokens scored so far and the tokens in all; ``status`` with what is being
-    done before that.
+    done before that; ``announce`` with what a user should know before a long run.
     """
 
     protocol: ProtocolName | None
@@ -72,6 +76,9 @@ class RunOptions(TypedDict, total=False):
     special_tokens: SpecialTokens | None
     documents: DocumentSplit
     limit: int | None
+    pll: Pll | None
+    mask_every: int | None
+    task: TaskChoice
     dtype: DtypeName
     device: str
     revision: str | None
@@ -84,6 +91,7 @@ class RunOptions(TypedDict, total=False):
     allow_excluded: bool
     progress: Progress | None
     status: Callable[[str], None] | None
+    announce: Callable[[str], None] | None
 
 
 class CompareOptions(RunOptions, total=False):
@@ -206,9 +214,12 @@ def record(
     corpora = _read(corpus, options)
     (load,) = _load_options(options, (model,))
     tell(f"loading {model}")
-    source = load_causal(model, load)
+    source = load_model(model, load)
+    if output.endswith(".kld") and source.task == "masked":
+        raise UsageError(f"a .kld file holds what causal models predict, and {model} is masked")
     tell("reading the text")
     table = align([source], corpora, _scope(options)).table
+    _announce(table, options)
     if output.endswith(".kld"):
         return _record_base_file(source, table, Path(output), options)
     return write_recording(
@@ -241,7 +252,7 @@ def _refuse_for_base_file(options: RunOptions, kind: KindChoice) -> None:
 
 
 def _record_base_file(
-    source: CausalSource, table: WindowTable, path: Path, options: RunOptions
+    source: ModelSource, table: WindowTable, path: Path, options: RunOptions
 ) -> Recorded:
     from klcli.sources.llamacpp import write_base_file
 
@@ -270,7 +281,7 @@ def _recorded_source(
 ) -> tuple[OpenSource, tuple[Notice, ...]]:
     """A reference whose model has left the memory again: what it predicts is in ``folder``."""
     (options.get("status") or _silent)(f"loading {spec}")
-    live = load_causal(spec, load)
+    live = load_model(spec, load)
     alignment = align([live], corpora, _scope(options))
     write_recording(
         live,
@@ -301,6 +312,8 @@ def _report(
     alignment = align(sources, corpora, scope)
     alignment = replace(alignment, notices=(*notices, *alignment.notices))
     shown: int = cast("CompareOptions", options).get("outliers", DEFAULT_OUTLIERS)
+    if any(isinstance(source, ModelSource) for source in sources):
+        _announce(alignment.table, options)
     evaluation = evaluate(
         alignment.table,
         sources,
@@ -344,13 +357,24 @@ def _scope(options: Mapping[str, Any]) -> Scope:
     return Scope(**_picked(options, Scope))
 
 
+def _announce(table: WindowTable, options: Mapping[str, Any]) -> None:
+    """Say how much a masked model has to read: a text of n tokens is n texts to it."""
+    if table.windows[0].masking is None:
+        return
+    rows = sum(window.forward_rows for window in table.windows)
+    longest = max(len(window.inputs) for window in table.windows)
+    (options.get("announce") or _silent)(
+        f"{table.tokens:,} tokens, hidden in {rows:,} forward rows of up to {longest:,} tokens"
+    )
+
+
 def _silent(_: str) -> None:
     """Tell nobody."""
 
 
 def _check_counts(options: Mapping[str, Any]) -> None:
     for name, least in (("context", 1), ("stride", 1), ("score_from", 0), ("limit", 1),
-                        ("batch_tokens", 1), ("outliers", 0)):  # fmt: skip
+                        ("batch_tokens", 1), ("outliers", 0), ("mask_every", 1)):  # fmt: skip
         value = options.get(name)
         if value is not None and value < least:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
@@ -388,7 +412,7 @@ def _picked(options: Mapping[str, Any], kind: type) -> dict[str, Any]:
     return {field.name: options[field.name] for field in fields(kind) if field.name in options}
 
 
-def _batch_tokens(sources: Sequence[OpenSource]) -> int:
+def _batch_tokens(sources: Sequence[OpenSource | ModelSource]) -> int:
     return min(BATCH_TOKENS.get(source.device.type, 2048) for source in sources)
 
 

@@ -83,6 +83,8 @@ def _options(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
     return decorate
 
 
+TASKS = click.Choice(["auto", "causal", "masked"])
+
 window_options = _options(
     click.option(
         "--protocol",
@@ -138,6 +140,19 @@ window_options = _options(
         metavar="N",
         help="Score only the first N windows of each corpus.",
     ),
+    click.option(
+        "--pll",
+        type=click.Choice(["original", "word"]),
+        help="For masked models, what is hidden with a token that is scored: nothing else, or the "
+        "rest of its word.  [default: original]",
+    ),
+    click.option(
+        "--mask-every",
+        type=click.IntRange(min=1),
+        metavar="K",
+        help="For masked models, hide every K-th token at once, K forward rows a window: faster, "
+        "and an approximation.  [default: one token at a time]",
+    ),
 )
 
 
@@ -184,6 +199,13 @@ def _source_options(*, sided: bool) -> Callable[[Command], Command]:
         else:
             decorators.append(click.option(f"--{name.replace('_', '-')}", help=what, **settings))
     return _options(
+        click.option(
+            "--task",
+            type=TASKS,
+            default="auto",
+            show_default=True,
+            help="What models predict: the next token, or a hidden one. auto goes by the config.",
+        ),
         *decorators,
         click.option(
             "--tokenizer",
@@ -439,6 +461,7 @@ def _progress(quiet: bool) -> Iterator[dict[str, Callable[..., None]]]:
     with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task("starting", total=None, tokens="")
         yield {
+            "announce": lambda what: None if quiet else console.print(_safe(what), markup=False),
             "status": lambda what: bar.update(task, description=_safe(what)),
             "progress": lambda done, total: bar.update(
                 task,

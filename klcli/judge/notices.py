@@ -1,6 +1,7 @@
 """What a reader should know before trusting the numbers of a run: notices, each with advice."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +16,15 @@ ENOUGH_TOKENS = 100
 
 
 def find_notices(
-    evaluation: Evaluation, counts: Mapping[str, int | None], clusters: int
+    evaluation: Evaluation,
+    counts: Mapping[str, int | None],
+    clusters: int,
+    protocol: Mapping[str, Any],
 ) -> list[Notice]:
     """Every notice that a run deserves.
 
-    ``counts`` are those of the report, ``clusters`` how many the intervals rest on.
+    ``counts`` and ``protocol`` are those of the report, ``clusters`` how many the intervals rest
+    on.
     """
     found = [
         *_excluded(counts),
@@ -28,6 +33,7 @@ def find_notices(
         *_few_clusters(clusters),
         *_lists(evaluation),
         *_truncated(evaluation),
+        *_approximate(protocol),
         *_concentrated(evaluation),
     ]
     return [Notice(code=code, message=message) for code, message in found]
@@ -109,6 +115,15 @@ def _truncated(evaluation: Evaluation) -> Found:
             "a base file of llama.cpp is truncated, 16-bit: KL is by that program's rule, over "
             "tokens with ln p > -16 and not renormalised; JSD, TV, reverse KL and its entropy are "
             "not known",
+        )
+
+
+def _approximate(protocol: Mapping[str, Any]) -> Found:
+    if every := protocol.get("mask_every"):
+        yield (
+            "mask_every",
+            f"an approximation: every token was scored with each {every}th token hidden, not with "
+            "all others in sight; NLL comes out higher. Leave out --mask-every for exact numbers",
         )
 
 

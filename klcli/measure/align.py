@@ -4,7 +4,7 @@ Two live models: the windows come from the corpus and the reference's tokenizer,
 vocabularies are found equal. With a logit file they come from the file, and a live model follows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -12,10 +12,11 @@ import numpy as np
 
 from klcli.errors import MismatchError, Notice, UsageError
 from klcli.sources.llamacpp import BaseFileSource, as_read_by
+from klcli.sources.options import Task
 from klcli.sources.rows import UNBOUNDED
 from klcli.sources.toplogprobs import TopLogprobsSource
-from klcli.text import windows
 from klcli.text.corpus import Corpus, DocumentSplit
+from klcli.text.masking import Pll, choose_masked_protocol, plan_masked_windows
 from klcli.text.vocabulary import (
     Encoding,
     NamedTokens,
@@ -30,9 +31,11 @@ from klcli.text.windows import (
     ProtocolName,
     SpecialTokens,
     TokenizedDocument,
+    Window,
     WindowTable,
     choose_protocol,
     plan_windows,
+    tokenize,
 )
 
 
@@ -41,6 +44,7 @@ class Side(Protocol):
 
     name: str
     width: int
+    task: Task
 
     @property
     def longest(self) -> int | None:
@@ -70,6 +74,8 @@ class Scope:
     special_tokens: SpecialTokens | None = None
     documents: DocumentSplit = "file"
     limit: int | None = None
+    pll: Pll | None = None
+    mask_every: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +96,7 @@ def align(sides: Sequence[Side], corpora: Sequence[Corpus], scope: Scope) -> Ali
         CorpusError: a corpus is too short.
         MismatchError: the sides do not share a vocabulary, their tokens or their windows.
     """
+    _check_tasks(sides, scope)
     notices = [*_check_vocabularies(sides), *_check_widths(sides)]
     found = _from_files(sides, corpora, scope) or _from_corpora(sides, corpora, scope)
     table = found.table.limited(scope.limit)
@@ -97,48 +104,95 @@ def align(sides: Sequence[Side], corpora: Sequence[Corpus], scope: Scope) -> Ali
     return replace(found, table=table, notices=(*notices, *found.notices))
 
 
+def _check_tasks(sides: Sequence[Side], scope: Scope) -> None:
+    tasks = [side.task for side in sides]
+    if len(set(tasks)) > 1:
+        raise MismatchError(
+            f"{sides[0].name} is {tasks[0]} and {sides[1].name} is {tasks[1]}: a causal model "
+            "predicts the next token and a masked one a hidden token; compare two of one kind"
+        )
+    masked = {"--pll": scope.pll, "--mask-every": scope.mask_every}
+    causal = {
+        "--protocol": scope.protocol,
+        "--score-from": scope.score_from,
+        "--bos": None if scope.bos == "auto" else scope.bos,
+    }
+    foreign = masked if tasks[0] == "causal" else causal
+    if named := [option for option, value in foreign.items() if value is not None]:
+        raise UsageError(f"{sides[0].name} is a {tasks[0]} model: leave out {', '.join(named)}")
+
+
 def _from_corpora(sides: Sequence[Side], corpora: Sequence[Corpus], scope: Scope) -> Alignment:
     vocabulary = sides[0].vocabulary
     if not corpora or vocabulary is None:
         raise UsageError("name a CORPUS: a text file, or - for stdin")
-    limits = [side.longest for side in sides if side.longest is not None]
+    longest = min((side.longest for side in sides if side.longest is not None), default=None)
+    plan = _masked_plan if sides[0].task == "masked" else _causal_plan
+    table = plan(corpora, vocabulary, longest, scope)
+    for side in sides[1:]:
+        _check_mask(side, sides[0].name, table)
+    asked = {"documents": scope.documents, "limit": scope.limit}
+    table = replace(table, protocol=dict(table.protocol) | asked, corpora=tuple(corpora))
+    parsed = table.protocol["special_tokens"] == "parse"
+    return Alignment(
+        table=table,
+        names=vocabulary,
+        vocabulary_size=vocabulary.size,
+        notices=tuple(_special_strings(corpora, vocabulary, parsed)),
+    )
+
+
+def _causal_plan(
+    corpora: Sequence[Corpus], vocabulary: Vocabulary, longest: int | None, scope: Scope
+) -> WindowTable:
     protocol = choose_protocol(
         scope.protocol or "rolling",
         vocabulary=vocabulary,
-        longest=min(limits, default=None),
+        longest=longest,
         context=scope.context,
         stride=scope.stride,
         score_from=scope.score_from,
         bos=scope.bos,
         special_tokens=scope.special_tokens,
     )
-    documents = _tokenize(corpora, vocabulary, protocol)
-    return Alignment(
-        table=replace(
-            plan_windows(documents, protocol, vocabulary.prefix_id),
-            protocol=asdict(protocol) | {"documents": scope.documents, "limit": scope.limit},
-            corpora=tuple(corpora),
-        ),
-        names=vocabulary,
-        vocabulary_size=vocabulary.size,
-        notices=tuple(_special_strings(corpora, vocabulary, protocol.special_tokens == "parse")),
+    documents = _tokenize(corpora, lambda text: tokenize(text, vocabulary, protocol))
+    table = plan_windows(documents, protocol, vocabulary.prefix_id)
+    return replace(table, protocol=asdict(protocol))
+
+
+def _masked_plan(
+    corpora: Sequence[Corpus], vocabulary: Vocabulary, longest: int | None, scope: Scope
+) -> WindowTable:
+    protocol = choose_masked_protocol(
+        vocabulary=vocabulary,
+        longest=longest,
+        context=scope.context,
+        stride=scope.stride,
+        pll=scope.pll or "original",
+        mask_every=scope.mask_every,
+        special_tokens=scope.special_tokens,
     )
+    parse, words = protocol.special_tokens == "parse", protocol.pll == "word"
+    documents = _tokenize(
+        corpora, lambda text: vocabulary.encode(text, parse_special=parse, find_words=words)
+    )
+    table = plan_masked_windows(documents, protocol, vocabulary)
+    return replace(table, protocol=asdict(protocol) | {"score_from": None, "bos": None})
 
 
 def _tokenize(
-    corpora: Iterable[Corpus], vocabulary: Vocabulary, protocol: windows.Protocol
+    corpora: Iterable[Corpus], encode: Callable[[str], Encoding]
 ) -> list[TokenizedDocument]:
-    return [
-        windows.tokenize(
-            document.text,
-            name=document.name,
-            corpus=number,
-            vocabulary=vocabulary,
-            protocol=protocol,
-        )
-        for number, corpus in enumerate(corpora)
-        for document in corpus.documents
-    ]
+    documents = []
+    for number, corpus in enumerate(corpora):
+        for document in corpus.documents:
+            encoding = encode(document.text)
+            documents.append(
+                TokenizedDocument(
+                    corpus=number, name=document.name, ids=encoding.ids, encoding=encoding
+                )
+            )
+    return documents
 
 
 def _special_strings(
@@ -256,6 +310,8 @@ def _refuse_window_options(name: str, scope: Scope) -> None:
         "--stride": scope.stride,
         "--score-from": scope.score_from,
         "--bos": None if scope.bos == "auto" else scope.bos,
+        "--pll": scope.pll,
+        "--mask-every": scope.mask_every,
     }
     named = [option for option, value in given.items() if value is not None]
     if named:
@@ -284,6 +340,7 @@ def _shape(shape: tuple[int, int]) -> str:
 def _check_same_windows(name: str, table: WindowTable, other_name: str, other: WindowTable) -> None:
     _check_same_shape(name, table, other_name, other)
     for left, right in zip(table.windows, other.windows, strict=True):
+        _check_same_masking(name, left, other_name, right)
         for what in ("inputs", "targets"):
             length = min(len(getattr(left, what)), len(getattr(right, what)))
             a, b = getattr(left, what)[:length], getattr(right, what)[:length]
@@ -296,18 +353,41 @@ def _check_same_windows(name: str, table: WindowTable, other_name: str, other: W
                 )
 
 
+def _check_same_masking(name: str, left: Window, other_name: str, right: Window) -> None:
+    a, b = left.masking, right.masking
+    if a is None or b is None:  # two causal ones: the tasks were found equal
+        return
+    if a.mask_id != b.mask_id or a.every != b.every or not np.array_equal(a.ends, b.ends):
+        raise MismatchError(
+            f"{name} and {other_name} hide other tokens from their models in window {left.number}: "
+            "record both with the same --pll and --mask-every"
+        )
+
+
 def _check_can_follow(side: Side, name: str, table: WindowTable) -> None:
     if not _has_tokens(table):
         raise MismatchError(
             f"{name} holds no token ids, so {side.name} cannot be run on its windows: add an array "
             "named tokens to the file, or give --token-ids"
         )
+    _check_mask(side, name, table)
     longest = max(len(window.inputs) for window in table.windows)
     if side.longest is not None and longest > side.longest:
         raise MismatchError(
             f"{name} has windows of {longest} tokens and {side.name} can read {side.longest}: make "
             "the file with shorter windows"
         )
+
+
+def _check_mask(side: Side, name: str, table: WindowTable) -> None:
+    """A masked model must know the id that stands for a hidden token."""
+    masking, vocabulary = table.windows[0].masking, side.vocabulary
+    if masking is None or vocabulary is None or vocabulary.mask_id == masking.mask_id:
+        return
+    raise MismatchError(
+        f"{name} hides tokens behind id {masking.mask_id} and {side.name} behind id "
+        f"{vocabulary.mask_id}: compare models that share a tokenizer"
+    )
 
 
 def _with_text(

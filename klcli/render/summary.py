@@ -94,11 +94,16 @@ _PERPLEXITY_CORPUS = {
     "bits/byte": ("bits_per_byte", "value"),
 }
 
+_PSEUDO = {"NLL": "pseudo-NLL", "perplexity": "pseudo-perplexity", "PPL": "pseudo-PPL"}
+"""What is called another name where tokens were masked (Salazar et al. 2020)."""
+
 _PROTOCOL = {
     "context": "context",
     "stride": "stride",
     "score_from": "scored from",
     "bos": "BOS",
+    "pll": "PLL",
+    "mask_every": "hidden at once: every",
     "limit": "limit",
 }
 
@@ -107,8 +112,14 @@ def title(report: Report) -> str:
     """What was measured, with its direction and unit."""
     if report.command == "compare":
         bound = ", a lower bound" if "kl" in report.lower_bounds else ""
-        return f"KL(reference ‖ candidate), in nats{bound}"
-    return "Perplexity"
+        hidden = ", at every masked token" if is_masked(report) else ""
+        return f"KL(reference ‖ candidate), in nats{bound}{hidden}"
+    return "Pseudo-perplexity" if is_masked(report) else "Perplexity"
+
+
+def is_masked(report: Report) -> bool:
+    """Whether masked models were scored: likelihood and perplexity are then pseudo ones."""
+    return report.protocol.get("name") == "masked"
 
 
 def facts(report: Report) -> list[Fact]:
@@ -143,12 +154,23 @@ def at_least(report: Report, metric: str) -> str:
 
 
 def _labels(report: Report, names: Mapping[str, str]) -> dict[str, str]:
-    return {name: f"{at_least(report, name)}{label}" for name, label in names.items()}
+    return {
+        name: f"{at_least(report, name)}{_pseudo(report, label)}" for name, label in names.items()
+    }
+
+
+def _pseudo(report: Report, label: str) -> str:
+    """A label, with what is no likelihood of the text called by its name."""
+    if not is_masked(report):
+        return label
+    for word, name in _PSEUDO.items():
+        label = label.replace(word, name)
+    return label
 
 
 def value_table(report: Report) -> Table:
     """Numbers of which the text has one, with the interval where there is one."""
-    return _metric_table(report.metrics, "whole text", _VALUES, _VALUE)
+    return _metric_table(report.metrics, "whole text", _labels(report, _VALUES), _VALUE)
 
 
 def corpus_table(report: Report) -> Table | None:
@@ -162,7 +184,10 @@ def corpus_table(report: Report) -> Table | None:
         rows.append(_corpus_row("all tokens", report, columns))
     if report.macro is not None:
         rows.append(_macro_row(report.macro, columns))
-    heads = [f"{at_least(report, metric)}{head}" for head, (metric, _) in columns.items()]
+    heads = [
+        f"{at_least(report, metric)}{_pseudo(report, head)}"
+        for head, (metric, _) in columns.items()
+    ]
     return Table(head=["corpus", "tokens", *heads], rows=rows)
 
 

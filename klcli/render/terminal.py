@@ -73,10 +73,12 @@ def _print_metrics(report: Report, console: Console) -> None:
     corpora = summary.corpus_table(report)
     if corpora is not None and report.command == "perplexity":
         _print_compact(corpora, console)
-    fitting = max(1, (console.width - _LABEL) // (_NUMBER + 1))
+    values = summary.value_table(report)
+    label = max(_LABEL, *(cell_len(row[0]) for row in values.rows))
+    fitting = max(1, (console.width - label) // (_NUMBER + 1))
     spreads = summary.spread_tables(report, summary.most_important(fitting))
-    for table in (*spreads, summary.value_table(report)):
-        _print_aligned(table, fitting, console)
+    for table in (*spreads, values):
+        _print_aligned(table, label, fitting, console)
     if (flips := summary.flips(report)) is not None:
         console.print(Text(flips))
         console.print()
@@ -84,10 +86,10 @@ def _print_metrics(report: Report, console: Console) -> None:
         _print_compact(corpora, console)
 
 
-def _print_aligned(table: Table, fitting: int, console: Console) -> None:
+def _print_aligned(table: Table, label: int, fitting: int, console: Console) -> None:
     """A table of at most ``fitting`` numbers a row, whose columns stand under those of others."""
     drawn = _empty_table(gap=1)
-    drawn.add_column(Text(table.head[0]), width=_LABEL, no_wrap=True)
+    drawn.add_column(Text(table.head[0]), width=label, no_wrap=True)
     for head in table.head[1 : fitting + 1]:
         drawn.add_column(Text(head), width=_NUMBER, justify="right", no_wrap=True)
     drawn.columns[1].style = "bold"

@@ -9,11 +9,17 @@ if TYPE_CHECKING:
     from klcli.sources.arrays import ArraySource
     from klcli.sources.causal import CausalSource
     from klcli.sources.llamacpp import BaseFileSource
+    from klcli.sources.masked import MaskedSource
     from klcli.sources.recording import RecordingSource
     from klcli.sources.toplogprobs import TopLogprobsSource
 
 OpenSource = Union[
-    "CausalSource", "RecordingSource", "ArraySource", "BaseFileSource", "TopLogprobsSource"
+    "CausalSource",
+    "MaskedSource",
+    "RecordingSource",
+    "ArraySource",
+    "BaseFileSource",
+    "TopLogprobsSource",
 ]
 
 BASE_FILE_MAGIC = b"_logits_"
@@ -67,6 +73,6 @@ def open_source(spec: str, options: LoadOptions) -> OpenSource:
         from klcli.sources.arrays import open_arrays
 
         return open_arrays(spec, options)
-    from klcli.sources.causal import load_causal
+    from klcli.sources.loading import load_model
 
-    return load_causal(spec, options)
+    return load_model(spec, options)

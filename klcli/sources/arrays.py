@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from klcli.errors import SourceError
-from klcli.sources.options import LoadOptions, load_vocabulary
+from klcli.sources.options import LoadOptions, Task, load_vocabulary
 from klcli.sources.rows import RowKind, block_rows, pieces
 from klcli.text.vocabulary import IntArray, Vocabulary
 from klcli.text.windows import NO_TARGET, TokenizedDocument, Window, WindowTable
@@ -55,6 +55,7 @@ class ArraySource:
     """
 
     longest: int | None = None
+    task: Task = "causal"
     device = torch.device("cpu")
 
     def __init__(

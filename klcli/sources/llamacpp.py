@@ -43,7 +43,7 @@ from torch import Tensor
 
 from klcli.errors import MismatchError, OutputError, SourceError, UsageError
 from klcli.sources import BASE_FILE_MAGIC
-from klcli.sources.options import LoadOptions, load_vocabulary
+from klcli.sources.options import LoadOptions, Task, load_vocabulary
 from klcli.sources.rows import RowKind, Rows, TopBlock, block_rows, pieces
 from klcli.text.vocabulary import IntArray, Vocabulary
 from klcli.text.windows import TokenizedDocument, Window, WindowTable, plan_batches
@@ -122,6 +122,7 @@ class BaseFileSource:
     """
 
     longest: int | None = None
+    task: Task = "causal"
     device = torch.device("cpu")
     has_tokens = True
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 Values = Literal["auto", "logits", "log_probs", "probs"]
+Task = Literal["causal", "masked"]
+TaskChoice = Literal["auto", "causal", "masked"]
 
 
 def choose_device(name: str) -> str:
@@ -33,9 +35,13 @@ def choose_device(name: str) -> str:
 class LoadOptions:
     """How one source is opened. What does not apply to its kind is ignored.
 
-    ``dtype``, ``device``, ``revision`` and ``trust_remote_code`` are for models; ``token_ids`` (a
-    ``.npy`` file), ``tokenizer`` (a model whose tokenizer it is) and ``values`` for logit files.
+    ``task``, ``dtype``, ``device``, ``revision``, ``trust_remote_code`` and ``batch_tokens`` (the
+    ids of one forward pass) are for models; ``token_ids`` (a ``.npy`` file), ``tokenizer`` (a model
+    whose tokenizer it is) and ``values`` for logit files.
     """
+
+    task: TaskChoice = "auto"
+    batch_tokens: int | None = None
 
     dtype: DtypeName = "auto"
     device: str = "auto"
@@ -59,6 +65,6 @@ def load_vocabulary(options: LoadOptions) -> "Vocabulary | None":
         from klcli.sources.recording import read_manifest, read_vocabulary
 
         return read_vocabulary(folder, read_manifest(folder))
-    from klcli.sources.causal import load_tokenizer
+    from klcli.sources.loading import load_tokenizer
 
     return load_tokenizer(options.tokenizer, options)

@@ -23,11 +23,10 @@ import torch
 from torch import Tensor
 
 from klcli.errors import OutputError, SourceError
-from klcli.sources.causal import CausalSource
 from klcli.sources.head import Head
+from klcli.sources.model import ModelSource
 from klcli.sources.recording import (
     FORMAT,
-    FORMAT_VERSION,
     HEAD,
     MANIFEST,
     TENSORS,
@@ -35,6 +34,8 @@ from klcli.sources.recording import (
     WINDOWS,
     Kind,
     check_size,
+    format_version_of,
+    masking_of,
     read_manifest,
     seal,
     shard_name,
@@ -63,7 +64,7 @@ class Recorded:
 
 
 def record(
-    source: CausalSource,
+    source: ModelSource,
     table: WindowTable,
     folder: Path,
     *,
@@ -96,7 +97,7 @@ def record(
         )
 
 
-def _choose_kind(source: CausalSource, kind: KindChoice) -> tuple[Kind, str | None]:
+def _choose_kind(source: ModelSource, kind: KindChoice) -> tuple[Kind, str | None]:
     if kind in ("logits", "topk"):
         return kind, None
     reason = _why_not_hidden(source)
@@ -113,7 +114,7 @@ def _choose_kind(source: CausalSource, kind: KindChoice) -> tuple[Kind, str | No
     )
 
 
-def _why_not_hidden(source: CausalSource) -> str | None:
+def _why_not_hidden(source: ModelSource) -> str | None:
     """Why the head, as it would be stored, is not the model's; None where the probe finds it is."""
     if source.proof.head is None:
         return source.proof.reason
@@ -163,7 +164,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _begin(
-    source: CausalSource,
+    source: ModelSource,
     table: WindowTable,
     folder: Path,
     kind: Kind,
@@ -201,7 +202,7 @@ def _begin(
 
 
 def _new_manifest(
-    source: CausalSource,
+    source: ModelSource,
     table: WindowTable,
     request: Mapping[str, Any],
     software: Mapping[str, Any],
@@ -209,7 +210,7 @@ def _new_manifest(
     kind, head = request["kind"], source.proof.head
     return {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": format_version_of(source.task),
         "kind": kind,
         "complete": False,
         "request": request,
@@ -218,7 +219,12 @@ def _new_manifest(
         "protocol": table.protocol,
         "corpora": [{"name": c.name, "sha256": c.sha256} for c in table.corpora],
         "documents": [document.name for document in table.documents],
-        "vocabulary": {"bos_id": source.vocabulary.bos_id, "eos_id": source.vocabulary.eos_id},
+        "vocabulary": {
+            "bos_id": source.vocabulary.bos_id,
+            "eos_id": source.vocabulary.eos_id,
+            "mask_id": source.vocabulary.mask_id,
+        },
+        "masking": masking_of(table),
         "width": source.width,
         "dtype": str(source.proof.dtype).removeprefix("torch."),
         "self_kl": {
@@ -259,7 +265,7 @@ def _settings_of(head: Head) -> dict[str, Any]:
     }
 
 
-def _bytes_per_row(source: CausalSource, kind: Kind, top_k: int | None) -> int:
+def _bytes_per_row(source: ModelSource, kind: Kind, top_k: int | None) -> int:
     if kind == "topk":
         return 8 * min(top_k or source.width, source.width) + 4
     if kind == "hidden" and source.proof.head is not None:
@@ -269,7 +275,7 @@ def _bytes_per_row(source: CausalSource, kind: Kind, top_k: int | None) -> int:
 
 @torch.inference_mode()
 def _record_rows(
-    source: CausalSource,
+    source: ModelSource,
     table: WindowTable,
     folder: Path,
     manifest: dict[str, Any],

@@ -15,6 +15,10 @@ logits    ``logits`` (rows, vocabulary)            the logits, in the dtype they
 topk      ``ids``, ``log_probs`` (rows, k) and     a lower bound of every divergence
           ``log_rest`` (rows,)
 ========  =======================================  ==============================================
+
+Version 1 holds what causal models predict. Version 2 is the same for masked models: the windows
+have ``mask_ends`` beside the targets, and the manifest says in ``masking`` which id was read in the
+place of a hidden one, and how often.
 """
 
 import hashlib
@@ -34,14 +38,14 @@ from torch import Tensor
 
 from klcli.errors import SourceError
 from klcli.sources.head import Head
-from klcli.sources.options import LoadOptions, choose_device
+from klcli.sources.options import LoadOptions, Task, choose_device
 from klcli.sources.rows import HeadRows, RowKind, Rows, TopBlock, block_rows, pieces
 from klcli.text.corpus import Corpus
 from klcli.text.vocabulary import Encoding, IntArray, Vocabulary
-from klcli.text.windows import TokenizedDocument, Window, WindowTable, plan_batches
+from klcli.text.windows import Masking, TokenizedDocument, Window, WindowTable, plan_batches
 
 FORMAT = "klcli.recording"
-FORMAT_VERSION = 1
+VERSIONS: Mapping[Task, int] = {"causal": 1, "masked": 2}
 MANIFEST = "manifest.json"
 WINDOWS = "windows.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -67,6 +71,11 @@ def is_recording(path: Path) -> bool:
     return (path / MANIFEST).is_file() and (path / WINDOWS).is_file()
 
 
+def format_version_of(task: Task) -> int:
+    """The version of the format that what a model of this task predicts is written in."""
+    return VERSIONS[task]
+
+
 def shard_name(number: int) -> str:
     """The file of a shard."""
     return f"shard-{number:05}.safetensors"
@@ -84,10 +93,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise SourceError(f"cannot read the manifest of {folder}: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise SourceError(f"{folder} is no recording of klcli")
-    if manifest.get("format_version") != FORMAT_VERSION:
+    if manifest.get("format_version") not in VERSIONS.values():
         raise SourceError(
             f"{folder} is a recording of version {manifest.get('format_version')!r}, and this "
-            f"klcli reads version {FORMAT_VERSION}: use a matching klcli"
+            f"klcli reads versions up to {max(VERSIONS.values())}: use a newer klcli"
         )
     if manifest.pop("sha256", None) != seal(manifest):
         raise SourceError(f"the manifest of {folder} is damaged or was altered: record again")
@@ -107,6 +116,7 @@ class RecordingSource:
     def __init__(self, folder: Path, manifest: Mapping[str, Any], device: str) -> None:
         self.name = str(folder)
         self.kind: Kind = manifest["kind"]
+        self.task: Task = "masked" if manifest.get("masking") else "causal"
         self.windows, self._batch_tokens = read_windows(folder, manifest), manifest["batch_tokens"]
         self.vocabulary = read_vocabulary(folder, manifest)
         self.width: int = manifest["width"]
@@ -348,7 +358,15 @@ def read_vocabulary(folder: Path, manifest: Mapping[str, Any]) -> Vocabulary:
     check_file(folder / TOKENIZER, manifest["files"][TOKENIZER])
     ids = manifest["vocabulary"]
     backend = Tokenizer.from_file(str(folder / TOKENIZER))
-    return Vocabulary(backend, bos_id=ids["bos_id"], eos_id=ids["eos_id"])
+    return Vocabulary(
+        backend, bos_id=ids["bos_id"], eos_id=ids["eos_id"], mask_id=ids.get("mask_id")
+    )
+
+
+def masking_of(table: WindowTable) -> dict[str, int | None] | None:
+    """What a manifest says of how tokens were hidden; None for a causal model."""
+    masking = table.windows[0].masking
+    return None if masking is None else {"mask_id": masking.mask_id, "every": masking.every}
 
 
 def window_tensors(table: WindowTable) -> dict[str, Tensor]:
@@ -356,6 +374,7 @@ def window_tensors(table: WindowTable) -> dict[str, Tensor]:
     documents, windows = table.documents, table.windows
     texts = [document.encoding for document in documents]
     has_text = all(text is not None for text in texts)
+    hidden = [window.masking.ends for window in windows if window.masking is not None]
     return {
         "ids": _joined([document.ids for document in documents]),
         "document_ends": _ends([document.ids for document in documents]),
@@ -375,6 +394,7 @@ def window_tensors(table: WindowTable) -> dict[str, Tensor]:
             if has_text
             else {}
         ),
+        **({"mask_ends": _joined(hidden)} if hidden else {}),
     }
 
 
@@ -397,6 +417,7 @@ def read_windows(folder: Path, manifest: Mapping[str, Any]) -> WindowTable:
     ]
     inputs = _split(arrays["inputs"], arrays["input_ends"])
     targets = _split(arrays["targets"], arrays["target_ends"])
+    maskings = _maskings(arrays, manifest)
     windows = []
     for number, (read, aims) in enumerate(zip(inputs, targets, strict=True)):
         document, first, position = (
@@ -406,6 +427,7 @@ def read_windows(folder: Path, manifest: Mapping[str, Any]) -> WindowTable:
             number=number,
             document=document,
             inputs=_view(read, ids[document], position - 1 - first),
+            masking=maskings[number] if maskings else None,
             score_from=first,
             targets=_view(aims, ids[document], position),
             position=position,
@@ -420,6 +442,15 @@ def read_windows(folder: Path, manifest: Mapping[str, Any]) -> WindowTable:
             for corpus in manifest["corpora"]
         ),
     )
+
+
+def _maskings(arrays: Mapping[str, IntArray], manifest: Mapping[str, Any]) -> list[Masking] | None:
+    if not (masking := manifest.get("masking")):
+        return None
+    return [
+        Masking(mask_id=masking["mask_id"], ends=ends, every=masking["every"])
+        for ends in _split(arrays["mask_ends"], arrays["target_ends"])
+    ]
 
 
 def _joined(arrays: Sequence[IntArray]) -> Tensor:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from klcli.errors import SourceError
-from klcli.sources.options import LoadOptions, load_vocabulary
+from klcli.sources.options import LoadOptions, Task, load_vocabulary
 from klcli.sources.rows import LARGEST_BLOCK, UNBOUNDED, RowKind, Rows, TopBlock
 from klcli.text.corpus import read_corpus_lines
 from klcli.text.vocabulary import NamedTokens, TokenNames, Vocabulary
@@ -44,6 +44,7 @@ class TopLogprobsSource:
     """A file of top log-probabilities: one window, kind ``topk``."""
 
     longest: int | None = None
+    task: Task = "causal"
     width = UNBOUNDED
     device = torch.device("cpu")
 

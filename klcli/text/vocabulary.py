@@ -69,12 +69,14 @@ class Encoding:
     ``ids`` has one id a token. ``ends`` has the UTF-8 byte at which each token ends; a token begins
     where the one before it ended, so the tokens tile the text whatever the tokenizer trims.
     ``words`` has the number of words that begin in each token, a word being what stands between
-    white space.
+    white space. ``word_ends``, where it was asked for, has the token after the last of each token's
+    word; here a word is what the tokenizer splits text into before it makes tokens.
     """
 
     ids: IntArray
     ends: IntArray
     words: IntArray
+    word_ends: IntArray | None = None
 
     @property
     def starts(self) -> IntArray:
@@ -88,9 +90,17 @@ class Vocabulary:
     Args:
         backend: the fast tokenizer. Truncation and padding are switched off in it.
         bos_id, eos_id: ids of the tokens that begin and end a text, None where there are none.
+        mask_id: the token that a masked model fills in, None where there is none.
     """
 
-    def __init__(self, backend: Tokenizer, *, bos_id: int | None, eos_id: int | None) -> None:
+    def __init__(
+        self,
+        backend: Tokenizer,
+        *,
+        bos_id: int | None,
+        eos_id: int | None,
+        mask_id: int | None = None,
+    ) -> None:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
@@ -104,6 +114,7 @@ class Vocabulary:
         self._pieces: dict[int, bytes] = {}
         self.bos_id = bos_id
         self.eos_id = eos_id
+        self.mask_id = mask_id
 
     @property
     def size(self) -> int:
@@ -122,6 +133,28 @@ class Vocabulary:
         return self.eos_id if self.bos_id is None else self.bos_id
 
     @cached_property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The ids that the tokenizer itself puts before and after a text, such as [CLS] and [SEP].
+
+        A masked model was trained on texts in this frame.
+        """
+        text = self._backend.encode("a", add_special_tokens=False).ids
+        framed = self._backend.encode("a", add_special_tokens=True).ids
+        for before in range(len(framed) - len(text) + 1):
+            if framed[before : before + len(text)] == text:
+                return framed[:before], framed[before + len(text) :]
+        return [], []
+
+    @cached_property
+    def control_ids(self) -> IntArray:
+        """Ids of special tokens that are never text: all but the one for unknown text."""
+        model = json.loads(self._backend.to_str())["model"]
+        unknown = model.get("unk_token")
+        if unknown is None and model.get("unk_id") is not None:
+            unknown = self._strings.get(model["unk_id"])
+        return np.array([self._tokens[s] for s in self.special_strings if s != unknown], dtype=int)
+
+    @cached_property
     def special_strings(self) -> tuple[str, ...]:
         """Strings such as ``<|endoftext|>`` that the tokenizer can read as one special token."""
         decoder = self._backend.get_added_tokens_decoder()
@@ -138,11 +171,13 @@ class Vocabulary:
         self._backend.encode_special_tokens = False
         return str(self._backend.to_str())
 
-    def encode(self, text: str, *, parse_special: bool = False) -> Encoding:
+    def encode(
+        self, text: str, *, parse_special: bool = False, find_words: bool = False
+    ) -> Encoding:
         """Tokenise ``text`` without adding a token to it.
 
         With ``parse_special`` a string such as ``<unk>`` in the text becomes that special token;
-        otherwise it is text like any other.
+        otherwise it is text like any other. With ``find_words`` the encoding has ``word_ends``.
         """
         self._backend.encode_special_tokens = not parse_special
         encoded = self._backend.encode(text, add_special_tokens=False)
@@ -150,7 +185,9 @@ class Vocabulary:
         ends = self._ends_of_pieces(ids, text)
         if ends is None:
             ends = _ends_of_offsets([end for _, end in encoded.offsets], text)
-        return Encoding(ids=ids, ends=_compact(ends), words=_words_of_tokens(ends, text))
+        words = _words_of_tokens(ends, text)
+        word_ends = _word_ends(encoded.word_ids, words) if find_words else None
+        return Encoding(ids=ids, ends=_compact(ends), words=words, word_ends=word_ends)
 
     def string(self, token_id: int) -> str | None:
         """The token as the tokenizer writes it, None for an id without a token."""
@@ -273,6 +310,23 @@ def _words_of_tokens(ends: IntArray, text: str) -> IntArray:
     starts = places if text.isascii() else _bytes_before(text)[places]
     words = np.bincount(np.searchsorted(ends, starts, side="right"), minlength=len(ends))
     return words.astype(np.int32)[: len(ends)]
+
+
+def _word_ends(word_ids: Sequence[int | None], words: IntArray) -> IntArray:
+    """For each token the token after the last of its word.
+
+    A word of the tokenizer may begin with white space but never holds any inside: some tokenizers
+    split no further than into whole texts.
+    """
+    begins = np.zeros(len(words), dtype=np.bool_)
+    last, has_begun = None, False
+    for i, (word_id, started) in enumerate(zip(word_ids, (words > 0).tolist(), strict=True)):
+        begins[i] = word_id is None or word_id != last or (started and has_begun)
+        has_begun = started or (has_begun and not begins[i])
+        last = word_id
+    borders = np.append(np.flatnonzero(begins), len(words))
+    after: IntArray = borders[np.cumsum(begins)]
+    return after.astype(np.int32)
 
 
 def _decoder_types(backend: Tokenizer) -> set[str]:

@@ -38,17 +38,34 @@ class TokenizedDocument:
     encoding: Encoding | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Masking:
+    """How the scored tokens of a window are hidden from a masked model.
+
+    Without ``every`` each scored token has a forward row of its own, in which ``mask_id`` stands in
+    its place, and in that of every input up to ``ends`` (scored tokens,), the input after the last
+    hidden one. With ``every`` = K there are K forward rows, and row r hides every K-th scored token
+    from the r-th on.
+    """
+
+    mask_id: int
+    ends: IntArray
+    every: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Window:
     """One sequence that a model reads, and the rows of it that are scored.
 
     Attributes:
         number: its place in the window table as planned, before any limit.
         document: number of the document in the window table.
-        inputs: the ids as fed, BOS included.
+        inputs: the ids as fed, BOS and other special tokens included.
         score_from: the first scored row; ``len(targets)`` rows from there on are scored.
         targets: the id that each scored row is scored on, ``NO_TARGET`` where unknown.
         position: where in the document ``targets[0]`` stands.
+        masking: how a masked model reads the inputs; None for a causal one. Row i of a masked
+            window is scored on the token that stands at i itself.
     """
 
     number: int = 0
@@ -57,6 +74,14 @@ class Window:
     score_from: int
     targets: IntArray
     position: int
+    masking: Masking | None = None
+
+    @property
+    def forward_rows(self) -> int:
+        """How many sequences a model reads to score this window."""
+        if self.masking is None:
+            return 1
+        return min(self.masking.every or len(self.targets), len(self.targets))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,14 +198,11 @@ def _check_window_shape(name: str, context: int, stride: int, score_from: int, b
         raise UsageError("--protocol llama.cpp puts a BOS into every window or into none")
 
 
-def tokenize(
-    text: str, *, name: str, corpus: int, vocabulary: Vocabulary, protocol: Protocol
-) -> TokenizedDocument:
+def tokenize(text: str, vocabulary: Vocabulary, protocol: Protocol) -> Encoding:
     """Tokenise one document as the protocol wants it."""
     if protocol.name == "llama.cpp":
         text = text.removesuffix("\n")
-    encoding = vocabulary.encode(text, parse_special=protocol.special_tokens == "parse")
-    return TokenizedDocument(corpus=corpus, name=name, ids=encoding.ids, encoding=encoding)
+    return vocabulary.encode(text, parse_special=protocol.special_tokens == "parse")
 
 
 def plan_windows(
@@ -279,11 +301,14 @@ def plan_batches(windows: Sequence[Window], budget: int) -> list[list[int]]:
     """
     batches: list[list[int]] = []
     by_length = sorted(range(len(windows)), key=lambda i: -len(windows[i].inputs))
+    read, length = 0, -1  # sequences in the last batch, and their length
     for number in by_length:
-        length = len(windows[number].inputs)
-        last = batches[-1] if batches else []
-        if last and len(windows[last[0]].inputs) == length and (len(last) + 1) * length <= budget:
-            last.append(number)
+        window = windows[number]
+        fits = (read + window.forward_rows) * length <= budget
+        if len(window.inputs) == length and fits:
+            batches[-1].append(number)
+            read += window.forward_rows
         else:
             batches.append([number])
+            read, length = window.forward_rows, len(window.inputs)
     return batches

@@ -14,7 +14,7 @@ from klcli.errors import CorpusError, MismatchError, UsageError
 from klcli.measure import align as aligning
 from klcli.measure.align import Alignment, Scope, Side
 from klcli.sources.arrays import ArraySource, open_arrays
-from klcli.sources.options import LoadOptions
+from klcli.sources.options import LoadOptions, Task
 from klcli.text.corpus import read_corpus
 from klcli.text.vocabulary import NumberedTokens, Vocabulary
 from klcli.text.windows import WindowTable
@@ -59,6 +59,7 @@ class Model:
     width: int = SIZE
     longest: int | None = 64
     windows: WindowTable | None = None
+    task: Task = "causal"
 
 
 P, Q = "left", "right"

@@ -20,7 +20,9 @@ from torch import Tensor
 from klcli.errors import SourceError, UsageError
 from klcli.sources import open_source
 from klcli.sources.arrays import ArraySource
-from klcli.sources.causal import CausalSource, load_causal, load_tokenizer
+from klcli.sources.causal import CausalSource
+from klcli.sources.loading import load_model, load_tokenizer
+from klcli.sources.model import ModelSource
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import HeadRows, TensorRows
 from klcli.text.vocabulary import Vocabulary
@@ -112,7 +114,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
-def source_of(folder_of: Callable[[str], Path]) -> Callable[[str], CausalSource]:
+def source_of(folder_of: Callable[[str], Path]) -> Callable[[str], ModelSource]:
     """The source of a family, loaded once."""
     return cache(lambda family: loaded(folder_of(family)))
 
@@ -123,8 +125,8 @@ def llama(folder_of: Callable[[str], Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder_of("llama"), tmp_path / "llama"))
 
 
-def loaded(folder: Path, **options: Any) -> CausalSource:
-    return load_causal(str(folder), LoadOptions(**options))
+def loaded(folder: Path, **options: Any) -> ModelSource:
+    return load_model(str(folder), LoadOptions(**options))
 
 
 def random_ids(windows: int, length: int, seed: int = 0) -> Tensor:
@@ -139,7 +141,7 @@ def window(ids: Tensor, first: int = 0, count: int | None = None) -> Window:
     return Window(document=0, inputs=inputs, score_from=first, targets=targets, position=first + 1)
 
 
-def rows_of(source: CausalSource, *windows: Window) -> Tensor:
+def rows_of(source: ModelSource, *windows: Window) -> Tensor:
     """The scored rows of one batch."""
     [rows] = source.rows([windows])
     parts = [
@@ -161,7 +163,7 @@ def own_logits(folder: Path, ids: Tensor, dtype: Any = "auto") -> Tensor:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_the_head_is_separated(family: str, source_of: Callable[[str], CausalSource]) -> None:
+def test_the_head_is_separated(family: str, source_of: Callable[[str], ModelSource]) -> None:
     assert source_of(family).separates_head
     [rows] = source_of(family).rows([[window(random_ids(1, 8)[0])]])
     assert isinstance(rows, HeadRows)
@@ -169,7 +171,7 @@ def test_the_head_is_separated(family: str, source_of: Callable[[str], CausalSou
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_rows_are_the_models_own_logits(
-    family: str, folder_of: Callable[[str], Path], source_of: Callable[[str], CausalSource]
+    family: str, folder_of: Callable[[str], Path], source_of: Callable[[str], ModelSource]
 ) -> None:
     ids = random_ids(3, 32, seed=7)
     own = own_logits(folder_of(family), ids)
@@ -205,7 +207,7 @@ def test_these_heads_have_a_bias(family: str, folder_of: Callable[[str], Path]) 
 
 
 def test_a_padded_vocabulary_keeps_its_full_width(
-    source_of: Callable[[str], CausalSource],
+    source_of: Callable[[str], ModelSource],
 ) -> None:
     source = source_of("padded")
     assert (source.width, source.vocabulary.size) == (PADDED, TOKENS)
@@ -250,7 +252,7 @@ def test_a_model_in_bfloat16_gives_its_own_bfloat16_logits(
 
 
 def test_rows_come_in_the_order_of_windows_and_only_those_scored(
-    folder_of: Callable[[str], Path], source_of: Callable[[str], CausalSource]
+    folder_of: Callable[[str], Path], source_of: Callable[[str], ModelSource]
 ) -> None:
     ids = random_ids(4, 20)
     own = own_logits(folder_of("llama"), ids)
@@ -262,7 +264,7 @@ def test_rows_come_in_the_order_of_windows_and_only_those_scored(
 
 @pytest.mark.parametrize("family", ["gpt2", "mamba"])
 def test_each_batch_has_its_own_rows_and_length(
-    family: str, folder_of: Callable[[str], Path], source_of: Callable[[str], CausalSource]
+    family: str, folder_of: Callable[[str], Path], source_of: Callable[[str], ModelSource]
 ) -> None:
     long, short = random_ids(2, 24), random_ids(1, 3, seed=5)
     batches = [[window(long[1], 20), window(long[0], 10)], [window(short[0])]]
@@ -277,7 +279,7 @@ def test_each_batch_has_its_own_rows_and_length(
 
 
 def test_a_batch_of_more_rows_than_a_block_is_handed_out_block_by_block(
-    folder_of: Callable[[str], Path], source_of: Callable[[str], CausalSource]
+    folder_of: Callable[[str], Path], source_of: Callable[[str], ModelSource]
 ) -> None:
     ids = random_ids(20, LONGEST)
     [rows] = source_of("llama").rows([[window(one) for one in ids]])
@@ -289,7 +291,7 @@ def test_a_batch_of_more_rows_than_a_block_is_handed_out_block_by_block(
 
 
 def test_a_window_longer_than_the_model_reads_is_an_error_with_its_size(
-    source_of: Callable[[str], CausalSource],
+    source_of: Callable[[str], ModelSource],
 ) -> None:
     with pytest.raises(SourceError, match=r"gpt2 fails on a batch of 2 x 65 tokens: .*--context"):
         list(source_of("gpt2").rows([[window(one) for one in random_ids(2, LONGEST + 1)]]))
@@ -365,7 +367,7 @@ class Headless(transformers.LlamaForCausalLM):  # type: ignore[misc]
 )
 @torch.inference_mode()
 def test_where_the_head_does_not_give_the_logits_the_model_runs_whole(
-    kind: Any, source_of: Callable[[str], CausalSource]
+    kind: Any, source_of: Callable[[str], ModelSource]
 ) -> None:
     torch.manual_seed(0)
     model = kind(transformers.LlamaConfig(**LLAMA)).eval()
@@ -386,7 +388,7 @@ def test_where_the_head_does_not_give_the_logits_the_model_runs_whole(
 
 @pytest.mark.parametrize(("family", "longest"), [("gpt2", 64), ("llama", 64), ("mamba", None)])
 def test_longest_is_what_the_config_says(
-    family: str, longest: int | None, source_of: Callable[[str], CausalSource]
+    family: str, longest: int | None, source_of: Callable[[str], ModelSource]
 ) -> None:
     assert source_of(family).longest == longest
 
@@ -400,7 +402,7 @@ def test_a_model_that_reads_only_a_few_tokens_can_be_loaded(tmp_path: Path) -> N
 
 
 def test_provenance_is_plain_data_that_names_the_model(
-    folder_of: Callable[[str], Path], source_of: Callable[[str], CausalSource]
+    folder_of: Callable[[str], Path], source_of: Callable[[str], ModelSource]
 ) -> None:
     provenance = source_of("gpt2").provenance
     assert json.loads(json.dumps(provenance)) == provenance
@@ -411,13 +413,13 @@ def test_provenance_is_plain_data_that_names_the_model(
     assert provenance["vocabulary_width"] == TOKENS
 
 
-def test_a_model_brings_no_windows(source_of: Callable[[str], CausalSource]) -> None:
+def test_a_model_brings_no_windows(source_of: Callable[[str], ModelSource]) -> None:
     assert source_of("llama").windows is None
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
 def test_the_tokenizer_is_that_of_the_folder(
-    family: str, source_of: Callable[[str], CausalSource]
+    family: str, source_of: Callable[[str], ModelSource]
 ) -> None:
     vocabulary = source_of(family).vocabulary
     assert vocabulary.encode("w3 w2  w39 oops").ids.tolist() == [3, 2, 39, 0]
@@ -442,7 +444,7 @@ def test_a_logit_file_takes_the_tokenizer_of_a_model(
 
 
 def test_open_source_takes_a_folder_for_a_model(folder_of: Callable[[str], Path]) -> None:
-    assert isinstance(open_source(str(folder_of("llama")), LoadOptions()), CausalSource)
+    assert isinstance(open_source(str(folder_of("llama")), LoadOptions()), ModelSource)
 
 
 def test_loading_writes_nothing(
@@ -480,7 +482,7 @@ def test_a_model_that_is_nowhere_is_an_error_that_says_so(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SourceError, match=message):
-        load_causal(spec, LoadOptions())
+        load_model(spec, LoadOptions())
 
 
 def test_a_file_that_is_no_model_is_an_error(tmp_path: Path) -> None:
@@ -611,21 +613,24 @@ def test_an_encoder_decoder_model_is_an_error(tmp_path: Path) -> None:
         loaded(tmp_path)
 
 
-def test_a_masked_model_is_an_error_that_names_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("architectures", [["BertForMaskedLM"], ["BertLMHeadModel"]])
+def test_a_model_that_sees_the_future_is_an_error_where_a_causal_one_is_asked_for(
+    tmp_path: Path, architectures: list[str]
+) -> None:
     save(tmp_path, transformers.BertConfig(**BERT), transformers.BertForMaskedLM)
-    with pytest.raises(SourceError, match=r"is a masked model \(BertForMaskedLM\)"):
-        loaded(tmp_path)
+    edit_config(tmp_path, architectures=architectures)
+    with pytest.raises(SourceError, match=r"no causal model|lacks"):
+        loaded(tmp_path, task="causal")
 
 
 @pytest.mark.parametrize("architectures", [None, ["BertForPreTraining"]], ids=["none", "other"])
-def test_a_model_that_sees_the_future_is_an_error_whatever_it_is_called(
+def test_a_bert_is_masked_whatever_its_config_calls_it(
     tmp_path: Path, architectures: list[str] | None
 ) -> None:
     """Many BERTs say in their config neither that they are masked models nor what they are."""
     save(tmp_path, transformers.BertConfig(**BERT), transformers.BertForMaskedLM)
     edit_config(tmp_path, architectures=architectures)
-    with pytest.raises(SourceError):
-        loaded(tmp_path)
+    assert loaded(tmp_path).task == "masked"
 
 
 def test_a_bert_that_is_a_decoder_is_a_causal_model(tmp_path: Path) -> None:

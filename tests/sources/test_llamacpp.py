@@ -22,7 +22,6 @@ from torch import Tensor
 
 from klcli.errors import MismatchError, OutputError, SourceError, UsageError
 from klcli.sources import is_base_file
-from klcli.sources.causal import CausalSource, load_causal
 from klcli.sources.llamacpp import (
     BaseFileSource,
     as_read_by,
@@ -30,6 +29,8 @@ from klcli.sources.llamacpp import (
     open_base_file,
     write_base_file,
 )
+from klcli.sources.loading import load_model
+from klcli.sources.model import ModelSource
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import Rows, TensorRows
 from klcli.text.vocabulary import Vocabulary
@@ -534,7 +535,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
 def test_a_live_model_and_its_file_say_the_same(
     reference: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    model = load_causal(str(reference), LoadOptions(device="cpu"))
+    model = load_model(str(reference), LoadOptions(device="cpu"))
     table = planned(model.vocabulary, corpus, context=32)
     write(tmp_path / "model.kld", model, table, batch_tokens=256)
     source = opened(tmp_path / "model.kld")
@@ -586,10 +587,9 @@ def with_bos(*, adds: bool, model: Path | None = None) -> Vocabulary:
 def planned(vocabulary: Vocabulary, corpus: Path, context: int) -> WindowTable:
     """A text's windows by the protocol llama.cpp."""
     protocol = choose_protocol("llama.cpp", vocabulary=vocabulary, longest=None, context=context)
-    text = tokenize(
-        corpus.read_text(), name="text", corpus=0, vocabulary=vocabulary, protocol=protocol
-    )
-    return plan_windows([text], protocol, vocabulary.prefix_id)
+    text = tokenize(corpus.read_text(), vocabulary, protocol)
+    document = TokenizedDocument(corpus=0, name="text", ids=text.ids, encoding=text)
+    return plan_windows([document], protocol, vocabulary.prefix_id)
 
 
 def check_same_windows(found: WindowTable, expected: WindowTable) -> None:
@@ -646,8 +646,8 @@ def test_a_file_without_the_bos_in_front_still_has_one_read(file: Path) -> None:
 def test_a_live_model_that_reads_a_bos_finds_its_own_predictions_again(
     reference: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    model = load_causal(str(reference), LoadOptions(device="cpu"))
-    assert isinstance(model, CausalSource)
+    model = load_model(str(reference), LoadOptions(device="cpu"))
+    assert isinstance(model, ModelSource)
     model.vocabulary = with_bos(adds=True, model=reference)
     table = planned(model.vocabulary, corpus, context=8)
     write(tmp_path / "bos.kld", model, table, batch_tokens=256)

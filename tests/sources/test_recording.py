@@ -26,7 +26,9 @@ from klcli.measure.align import Scope, align
 from klcli.measure.evaluate import evaluate
 from klcli.measure.scores import TokenScores
 from klcli.sources import recorder
-from klcli.sources.causal import CausalSource, load_causal, vocabulary_of
+from klcli.sources.causal import CausalSource
+from klcli.sources.loading import load_model, vocabulary_of
+from klcli.sources.model import ModelSource
 from klcli.sources.options import LoadOptions
 from klcli.sources.recorder import Recorded, record
 from klcli.sources.recording import RecordingSource, open_recording
@@ -38,7 +40,7 @@ OTHER = Path(__file__).parents[2] / "fixtures" / "other.txt"
 ROW = 64 * 4
 """Bytes of a hidden state of the fixture models in float32."""
 
-Live = Callable[..., CausalSource]
+Live = Callable[..., ModelSource]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def live(fixtures: Path) -> Live:
     """The models of the fixtures, each loaded once in a dtype."""
 
     @cache
-    def load(name: str = "reference", dtype: str = "float32") -> CausalSource:
+    def load(name: str = "reference", dtype: str = "float32") -> ModelSource:
         return loaded(fixtures / "models" / name, dtype=dtype)
 
     return load
@@ -72,18 +74,18 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "SHARD_BYTES", 40 * ROW)
 
 
-def loaded(folder: Path, **options: Any) -> CausalSource:
-    return load_causal(str(folder), LoadOptions(device="cpu", **options))
+def loaded(folder: Path, **options: Any) -> ModelSource:
+    return load_model(str(folder), LoadOptions(device="cpu", **options))
 
 
 def table_of(
-    source: CausalSource, *texts: Path, documents: DocumentSplit = "file", **scope: Any
+    source: ModelSource, *texts: Path, documents: DocumentSplit = "file", **scope: Any
 ) -> WindowTable:
     corpora = [read_corpus(str(text), documents) for text in texts]
     return align([source], corpora, Scope(**scope)).table
 
 
-def make(source: CausalSource, table: WindowTable, folder: Path, **options: Any) -> Recorded:
+def make(source: ModelSource, table: WindowTable, folder: Path, **options: Any) -> Recorded:
     """Record; kind ``hidden`` unless another is wanted."""
     settings: dict[str, Any] = {
         "kind": "hidden",
@@ -269,7 +271,7 @@ GEMMA3 = ("Gemma3TextConfig", LLAMA | {"head_dim": 8, "final_logit_softcapping":
 FAMILIES = ["gpt2", "llama", "qwen2", "gemma2", "gemma3", "phi", "gptj", "padded", "granite"]
 
 
-def family(name: str, **changes: Any) -> CausalSource:
+def family(name: str, **changes: Any) -> ModelSource:
     """A tiny random model of a family; always the same one."""
     config, values = (CONFIGS | {"gemma3": GEMMA3})[name]
     return random_model(
@@ -278,7 +280,7 @@ def family(name: str, **changes: Any) -> CausalSource:
     )
 
 
-def random_model(make: Any, config: Any) -> CausalSource:
+def random_model(make: Any, config: Any) -> ModelSource:
     torch.manual_seed(0)
     model = make(config).eval()
     if model.get_output_embeddings() is not None:
@@ -874,10 +876,10 @@ def test_a_foreign_manifest_is_an_error(rec: Path, content: str, says: str) -> N
         opened(rec)
 
 
-@pytest.mark.parametrize("version", [2, "1", None])
+@pytest.mark.parametrize("version", [3, "1", None])
 def test_a_recording_of_another_version_is_refused(rec: Path, version: object) -> None:
     edit(rec, format_version=version)
-    with pytest.raises(SourceError, match=r"is a recording of version .* reads version 1"):
+    with pytest.raises(SourceError, match=r"is a recording of version .* reads versions up to 2"):
         opened(rec)
 
 

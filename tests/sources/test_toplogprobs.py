@@ -20,7 +20,8 @@ from klcli.measure.align import Scope, align
 from klcli.measure.evaluate import evaluate
 from klcli.measure.scores import TokenScores
 from klcli.sources import open_source
-from klcli.sources.causal import CausalSource, load_causal
+from klcli.sources.loading import load_model
+from klcli.sources.model import ModelSource
 from klcli.sources.options import LoadOptions
 from klcli.sources.toplogprobs import TopLogprobsSource
 from klcli.text.corpus import Corpus, Document
@@ -31,7 +32,7 @@ TOKENS = 60
 BOUNDED = ("kl", "kl_reverse", "jsd", "tv")
 
 Line = dict[str, Any]
-Live = Callable[..., CausalSource]
+Live = Callable[..., ModelSource]
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,8 @@ def live(fixtures: Path) -> Live:
     """The models of the fixtures, each loaded once."""
 
     @cache
-    def load(name: str = "reference") -> CausalSource:
-        return load_causal(str(fixtures / "models" / name), LoadOptions(device="cpu"))
+    def load(name: str = "reference") -> ModelSource:
+        return load_model(str(fixtures / "models" / name), LoadOptions(device="cpu"))
 
     return load
 
@@ -52,7 +53,7 @@ def ids(live: Live, fixtures: Path) -> list[int]:
     return [int(i) for i in live().vocabulary.encode(text).ids[:TOKENS]]
 
 
-def log_probabilities(source: CausalSource, ids: list[int]) -> Tensor:
+def log_probabilities(source: ModelSource, ids: list[int]) -> Tensor:
     """What the model says of each token but the first: ln p (tokens - 1, vocabulary)."""
     read = np.array(ids)
     window = Window(document=0, inputs=read[:-1], score_from=0, targets=read[1:], position=1)
@@ -60,7 +61,7 @@ def log_probabilities(source: CausalSource, ids: list[int]) -> Tensor:
     return torch.log_softmax(rows.block(0, len(rows)).double(), dim=-1)
 
 
-def lines_of(source: CausalSource, ids: list[int], k: int = 8) -> list[Line]:
+def lines_of(source: ModelSource, ids: list[int], k: int = 8) -> list[Line]:
     """The answer of a server that runs this model."""
     name = [source.vocabulary.piece(i).decode() for i in range(source.vocabulary.size)]
     lines: list[Line] = [{"token": name[ids[0]], "logprob": None, "top_logprobs": None}]
@@ -342,7 +343,7 @@ def test_bytes_find_the_token_in_a_byte_level_vocabulary(
     backend = Tokenizer(models.BPE({c: n for n, c in enumerate(alphabet)}, []))
     backend.decoder = decoders.ByteLevel()
     vocabulary = Vocabulary(backend, bos_id=None, eos_id=None)
-    monkeypatch.setattr("klcli.sources.causal.load_tokenizer", lambda *_: vocabulary)
+    monkeypatch.setattr("klcli.sources.loading.load_tokenizer", lambda *_: vocabulary)
     top = [{"token": "\ufffd", "bytes": [0x9F], "logprob": -0.1}]
     lines: list[Line] = [
         {"token": "\ufffd", "bytes": [0xF0]},

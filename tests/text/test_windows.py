@@ -325,11 +325,9 @@ def test_llama_cpp_refuses_a_short_document_among_long_ones() -> None:
 def test_llama_cpp_drops_one_final_newline(name: str, text: str, tokenised: str) -> None:
     vocabulary = tokenizer_kinds.vocabulary("byte-level")
     chosen = protocol(name=name)
-    made = tokenize(text, name="t", corpus=3, vocabulary=vocabulary, protocol=chosen)
+    made = tokenize(text, vocabulary, chosen)
     assert made.ids.tolist() == vocabulary.encode(tokenised).ids.tolist()
-    assert made.encoding is not None
-    assert made.encoding.ends[-1] == len(tokenised)
-    assert (made.name, made.corpus) == ("t", 3)
+    assert made.ends[-1] == len(tokenised)
 
 
 @pytest.mark.parametrize("special_tokens", ["text", "parse"])
@@ -343,7 +341,7 @@ def test_the_protocol_says_whether_special_strings_are_parsed(special_tokens: st
         bos="none",
         special_tokens="parse" if special_tokens == "parse" else "text",
     )
-    made = tokenize("a</s>", name="t", corpus=0, vocabulary=vocabulary, protocol=chosen)
+    made = tokenize("a</s>", vocabulary, chosen)
     assert (1 in made.ids) == (special_tokens == "parse")
 
 

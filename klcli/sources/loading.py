@@ -1,0 +1,183 @@
+"""Loading a Hugging Face model and its tokenizer: a Hub id, a folder, or a GGUF file."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from transformers.models.auto import modeling_auto
+
+from klcli.errors import SourceError
+from klcli.sources.options import LoadOptions, Task, choose_device
+from klcli.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from klcli.sources.causal import CausalSource
+    from klcli.sources.masked import MaskedSource
+
+
+def load_model(spec: str, options: LoadOptions) -> "CausalSource | MaskedSource":
+    """Load a language model and its tokenizer.
+
+    ``spec`` is a folder, a ``.gguf`` file, or a Hub id. Whether it is causal or masked the options
+    say, or else its config.
+
+    Raises:
+        SourceError: there is no such model, it is no language model, weights are missing, or it
+            has no fast tokenizer.
+    """
+    from klcli.sources.causal import CausalSource
+    from klcli.sources.masked import MaskedSource
+
+    device = choose_device(options.device)
+    place, gguf = _locate(spec)
+    shared: dict[str, Any] = {
+        "revision": options.revision,
+        "trust_remote_code": options.trust_remote_code,
+        **gguf,
+    }
+    with _quiet_transformers(), _loading(spec):
+        task = options.task
+        if task == "auto":
+            config = None if gguf else transformers.AutoConfig.from_pretrained(place, **shared)
+            task = "causal" if config is None else _task_of(spec, config)
+        kind = (
+            transformers.AutoModelForMaskedLM
+            if task == "masked"
+            else transformers.AutoModelForCausalLM
+        )
+        model, loaded = kind.from_pretrained(
+            place,
+            dtype=_dtype(options.dtype, is_gguf=bool(gguf)),
+            output_loading_info=True,
+            **shared,
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, **shared)
+    if missing := sorted(loaded["missing_keys"]):
+        raise SourceError(
+            f"{spec} lacks {len(missing)} weights of a {type(model).__name__}, first {missing[0]}: "
+            f"give a complete {task} language model"
+        )
+    vocabulary = vocabulary_of(tokenizer, spec)
+    with _loading(spec):
+        model.to(device).eval()
+        source = MaskedSource if task == "masked" else CausalSource
+        return source(spec, model, vocabulary, options.revision, options.batch_tokens)
+
+
+def vocabulary_of(tokenizer: Any, name: str) -> Vocabulary:
+    """The vocabulary of a Hugging Face tokenizer.
+
+    Raises:
+        SourceError: it is not a fast tokenizer, which alone knows where its tokens lie in the text.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise SourceError(f"{name}: its tokenizer has no fast form (tokenizer.json); convert it")
+    return Vocabulary(
+        backend,
+        bos_id=tokenizer.bos_token_id,
+        eos_id=tokenizer.eos_token_id,
+        mask_id=tokenizer.mask_token_id,
+    )
+
+
+def load_tokenizer(spec: str, options: LoadOptions) -> Vocabulary:
+    """Only the tokenizer of a model: a folder, a ``.gguf`` file, or a Hub id.
+
+    Raises:
+        SourceError: there is none.
+    """
+    place, gguf = _locate(spec)
+    with _quiet_transformers(), _loading(spec):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            place,
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+            **gguf,
+        )
+    return vocabulary_of(tokenizer, spec)
+
+
+def gist(error: BaseException) -> str:
+    """The message of somebody else's error in one line of bounded length."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:400]
+
+
+def _locate(spec: str) -> tuple[str, dict[str, Any]]:
+    """Where transformers shall look, and the extra arguments of a GGUF file."""
+    path = Path(spec or "no name")
+    if path.is_file() and path.suffix == ".gguf":
+        return str(path.parent), {"gguf_file": path.name}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise SourceError(f"the folder {spec} holds no model: it has no config.json")
+        return spec, {}
+    if path.exists():
+        raise SourceError(f"{spec} is neither a model nor a logit file that klcli knows")
+    if path.suffix == ".gguf" or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", spec):
+        raise SourceError(f"no model at {spec!r}: there is no such file or folder")
+    return spec, {}
+
+
+@contextlib.contextmanager
+def _loading(spec: str) -> Iterator[None]:
+    """Loaders raise whatever they like: say which model it was, and keep the cause."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except OSError as error:
+        raise SourceError(
+            f"cannot load {spec!r}: it is no file or folder here, and no model of that name could "
+            f"be had from the Hub or its cache ({gist(error)})"
+            if not Path(spec).exists()
+            else f"cannot load {spec}: {gist(error)}"
+        ) from error
+    except Exception as error:
+        raise SourceError(f"cannot load {spec}: {type(error).__name__}: {gist(error)}") from error
+
+
+def _task_of(spec: str, config: Any) -> Task:
+    """What a config says its model does: the class it was saved from, else what its family is for.
+
+    Raises:
+        SourceError: it is neither a causal nor a masked language model.
+    """
+    if getattr(config, "is_encoder_decoder", False):
+        raise SourceError(
+            f"{spec} is an encoder-decoder model; klcli takes causal and masked language models"
+        )
+    architectures = set(getattr(config, "architectures", None) or [])
+    if architectures & set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        return "causal"
+    is_encoder = config.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    fills_in = any("MaskedLM" in name for name in architectures)
+    if fills_in or (is_encoder and not getattr(config, "is_decoder", False)):
+        return "masked"
+    return "causal"
+
+
+def _dtype(name: str, *, is_gguf: bool) -> Any:
+    if name == "auto":
+        # A GGUF file is dequantised on loading: only float32 keeps what it held.
+        return torch.float32 if is_gguf else "auto"
+    return getattr(torch, name)
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars or advice of transformers on our stderr while it loads."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
