@@ -13,5 +13,5 @@ test:             ## every test that this machine can run, the slow ones last
 accept:           ## take today's output as the golden files and the help in the README
 	KLCLI_ACCEPT=1 pytest -q tests/render tests/test_readme.py
 
-fixtures:         ## make fixtures/ anew, in about two minutes
+fixtures:         ## make fixtures/ anew, in about four minutes
 	python fixtures/make.py

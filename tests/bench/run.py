@@ -1,0 +1,47 @@
+"""Measure klcli's speed and memory on this machine: `python tests/bench/run.py`.
+
+Prints a table of ratios, each against a baseline of the same run, and writes it as JSON beside. No
+test: a figure above its goal is shown, and fails nothing.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "sources")]
+PARTS = ("masked",)
+
+
+def main() -> None:
+    """Measure what is asked for, and show each figure as it comes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the work to do")
+    parser.add_argument("--threads", type=int, help="threads of torch")
+    parser.add_argument("--json", default="bench.json", help="where to")
+    options = parser.parse_args()
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    found = []
+    print("| measure | found | rounds | goal |\n|---|---|---|---|")
+    for part in options.parts or PARTS:
+        for figure in importlib.import_module(part).figures(options.scale):
+            low, high = figure.spread
+            print(
+                f"| {figure.measure} | {figure.value:.3g} {figure.unit} | {low:.3g} to {high:.3g} "
+                f"| {'' if figure.goal is None else f'≤ {figure.goal:g}'} |",
+                flush=True,
+            )
+            found.append(dataclasses.asdict(figure))
+    result = {"torch": torch.__version__, "threads": torch.get_num_threads(), "figures": found}
+    Path(options.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
