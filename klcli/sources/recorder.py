@@ -178,6 +178,7 @@ def _begin(
         **{name: table.protocol.get(name) for name in ("context", "stride", "score_from", "bos")},
         "corpora": [corpus.sha256[:16] for corpus in table.corpora],
         "limit": table.protocol.get("limit"),
+        "masking": masking_of(table),
         "kind": kind,
         "top_k": top_k if kind == "topk" else None,
         "batch_tokens": batch_tokens,
@@ -192,11 +193,11 @@ def _begin(
     if (folder / MANIFEST).exists():
         return _manifest_to_go_on_with(folder, request)
     manifest = _new_manifest(source, table, request, software)
-    _put(folder / WINDOWS, windows, manifest["files"])
-    _put(folder / TOKENIZER, source.vocabulary.to_json().encode(), manifest["files"])
+    put(folder / WINDOWS, windows, manifest["files"])
+    put(folder / TOKENIZER, source.vocabulary.to_json().encode(), manifest["files"])
     if kind == "hidden":
         matrix = {name: t.contiguous().cpu() for name, t in source.stored_matrix().items()}
-        _put(folder / HEAD, safetensors.torch.save(matrix), manifest["files"])
+        put(folder / HEAD, safetensors.torch.save(matrix), manifest["files"])
     _save_manifest(folder, manifest)
     return manifest
 
@@ -357,7 +358,7 @@ class _Pending:
 
     def _write(self, tensors: dict[str, Tensor]) -> None:
         path = self._folder / shard_name(len(self._manifest["shards"]))
-        entry = {"rows": _rows_of(tensors)} | _put(path, safetensors.torch.save(tensors))
+        entry = {"rows": _rows_of(tensors)} | put(path, safetensors.torch.save(tensors))
         self._manifest["shards"].append(entry)
         _save_manifest(self._folder, self._manifest)
 
@@ -368,10 +369,10 @@ def _rows_of(tensors: Mapping[str, Tensor]) -> int:
 
 def _save_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     sealed = {**manifest, "sha256": seal(manifest)}
-    _put(folder / MANIFEST, (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode())
+    put(folder / MANIFEST, (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode())
 
 
-def _put(path: Path, content: bytes, files: dict[str, Any] | None = None) -> dict[str, Any]:
+def put(path: Path, content: bytes, files: dict[str, Any] | None = None) -> dict[str, Any]:
     """Write a file whole or not at all, and on the disk before it has its name."""
     temporary = path.with_name(path.name + ".tmp")
     try:
