@@ -66,6 +66,13 @@ class Columns(Mapping[str, Column]):
         for run, part in zip(np.split(index, borders), np.split(values, borders), strict=True):
             self._stores[name].write(int(run[0]), part)
 
+    def only(self, table: WindowTable, rows: npt.NDArray[np.int64]) -> "Columns":
+        """Columns of a table that has only some of the windows: those ``rows`` of these."""
+        fewer = Columns(table, self._places, self._measured)
+        for name in self._measured:
+            fewer.write(name, np.arange(len(rows)), self[name][rows])
+        return fewer
+
     def _place(self, name: str, dtype: np.dtype[Any], start: int, stop: int) -> Column:
         """Part of a column that follows from the table."""
         parts: list[Column] = [np.empty(0, dtype=dtype)]

@@ -1,14 +1,15 @@
 """The loop: windows → rows of P and Q → TokenScores. Memory is flat but for the columns."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from klcli.measure import fused
 from klcli.measure.divergence import log_probabilities, mass_above
 from klcli.measure.scores import (
     CONFIDENCE_EDGES,
@@ -42,14 +43,49 @@ class Source(Protocol):
         ...
 
 
+class Store(Protocol):
+    """Where batches are kept as they are scored, so that a killed run can go on."""
+
+    def finished(self) -> "Iterator[ScoredBatch]":
+        """Every batch that is kept already."""
+        ...
+
+    def add(self, batch: "ScoredBatch") -> None:
+        """Keep one more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredBatch:
+    """What was measured of some batches of the plan.
+
+    ``batches`` are their numbers; ``index`` (rows,) says which rows of TokenScores ``columns`` are
+    about, and ``kept`` has the rows whose alternatives may be wanted. ``padded_mass`` and ``kinds``
+    are those of ``Evaluation``.
+    """
+
+    batches: Sequence[int]
+    index: npt.NDArray[np.int64]
+    columns: Mapping[str, npt.NDArray[Any]]
+    kept: Mapping[str, npt.NDArray[Any]]
+    padded_mass: Mapping[str, float]
+    kinds: Mapping[str, RowKind]
+
+
+Watch = Callable[[Sequence[int], ScoredBatch], bool]
+"""Called after each batch with the numbers of its windows; the loop ends where it says True."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """What the loop found.
 
-    ``padded_mass`` is, for each side, the largest probability that any row gave to ids without a
-    token; ``kinds`` what the rows of each side were.
+    ``table`` has the windows that were scored: all, unless the loop ended early. ``padded_mass``
+    is, for each side, the largest probability that any row gave to ids without a token; ``kinds``
+    what the rows of each side were.
     """
 
+    table: WindowTable
     scores: TokenScores
     alternatives: Alternatives
     padded_mass: dict[str, float]
@@ -64,6 +100,9 @@ def evaluate(
     vocabulary_size: int,
     keep: int = 10,
     progress: Progress | None = None,
+    plan: Sequence[Sequence[int]] | None = None,
+    store: Store | None = None,
+    watch: Watch | None = None,
 ) -> Evaluation:
     """Score every token of a window table with one source, or compare two.
 
@@ -75,33 +114,87 @@ def evaluate(
         vocabulary_size: ids from here on stand for no token.
         keep: of two sources the most probable tokens are kept of this many tokens with the largest
             KL among those of like confidence, or of 1 % of all where that is more.
-        progress: told after every block.
+        progress: told after every batch.
+        plan: the numbers of the windows of each batch; made of the table where it is not given.
+        store: has batches that need not be scored again, and is given the others.
+        watch: may end the loop early.
     """
-    paired = len(sources) == 2
-    columns = empty_columns(table, paired=paired)
-    kept = _Kept(max(keep, int(KEPT_SHARE * table.tokens)))
-    padded_mass = dict.fromkeys(SIDES[: len(sources)], 0.0)
-    width = min(source.width for source in sources)
-    done = 0
-    kinds: dict[str, RowKind] = {}
-    for index, targets, blocks in _aligned_blocks(table, sources, batch_tokens, width):
-        kinds |= {side: block.kind for side, block in zip(SIDES, blocks, strict=False)}
-        measured = _measure(blocks, targets, vocabulary_size)
-        for name, values in measured.columns.items():
-            columns.write(name, index, values.numpy())
-        for side, mass in measured.padded_mass.items():
-            padded_mass[side] = max(padded_mass[side], mass)
-        if paired:
-            kept.add(index, measured)
-        done += len(index)
+    found = Gathered(table, paired=len(sources) == 2, keep=keep)
+    plan = plan_batches(table.windows, batch_tokens) if plan is None else plan
+    finished: set[int] = set()
+    for batch in store.finished() if store is not None else ():
+        finished.update(batch.batches)
+        found.add(batch)
+    open_batches = [number for number in range(len(plan)) if number not in finished]
+    done = sum(len(table.windows[w].targets) for number in finished for w in plan[number])
+    total = sum(len(table.windows[w].targets) for batch in plan for w in batch)
+    scored: list[int] = []
+    for number, batch in zip(
+        open_batches,
+        _scored_batches(table, sources, [plan[n] for n in open_batches], vocabulary_size),
+        strict=True,
+    ):
+        batch = replace(batch, batches=[number])
+        found.add(batch)
+        scored += plan[number]
+        if store is not None:
+            store.add(batch)
+        done += len(batch.index)
         if progress is not None:
-            progress(done, table.tokens)
-    return Evaluation(
-        scores=TokenScores(columns),
-        alternatives=kept.finish(),
-        padded_mass=padded_mass,
-        kinds=kinds,
-    )
+            progress(done, total)
+        if watch is not None and watch(plan[number], batch):
+            return found.finish(sorted(scored))
+    return found.finish()
+
+
+class Gathered:
+    """The columns of a table, filled batch by batch.
+
+    Args:
+        table: whose tokens they are about.
+        paired: whether two sources are compared.
+        keep: as in ``evaluate``.
+    """
+
+    def __init__(self, table: WindowTable, *, paired: bool, keep: int) -> None:
+        self._table = table
+        self._columns = empty_columns(table, paired=paired)
+        self._kept = _Kept(max(keep, int(KEPT_SHARE * table.tokens)))
+        self._padded_mass: dict[str, float] = {}
+        self._kinds: dict[str, RowKind] = {}
+
+    def add(self, batch: ScoredBatch) -> None:
+        """Take what was measured of some batches."""
+        for name, values in batch.columns.items():
+            self._columns.write(name, batch.index, values)
+        for side, mass in batch.padded_mass.items():
+            self._padded_mass[side] = max(self._padded_mass.get(side, 0.0), mass)
+        self._kinds |= batch.kinds
+        if batch.kept:
+            self._kept.add(batch.kept)
+
+    def finish(self, windows: Sequence[int] | None = None) -> Evaluation:
+        """The evaluation of all windows, or of those with the given numbers."""
+        table, columns, alternatives = self._table, self._columns, self._kept.finish()
+        if windows is not None:
+            table = replace(table, windows=tuple(table.windows[number] for number in windows))
+            rows = _rows_of(self._table, windows)
+            columns = columns.only(table, rows)
+            kept = np.searchsorted(rows, alternatives.index)
+            alternatives = replace(alternatives, index=kept)
+        return Evaluation(
+            table=table,
+            scores=TokenScores(columns),
+            alternatives=alternatives,
+            padded_mass=self._padded_mass,
+            kinds=self._kinds,
+        )
+
+
+def _rows_of(table: WindowTable, windows: Sequence[int]) -> npt.NDArray[np.int64]:
+    """The rows of TokenScores that belong to some windows."""
+    ends = np.cumsum([0, *(len(window.targets) for window in table.windows)])
+    return np.concatenate([np.arange(ends[number], ends[number + 1]) for number in windows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,21 +231,60 @@ class _Block:
         return first.device
 
 
-def _aligned_blocks(
-    table: WindowTable, sources: Sequence[Source], batch_tokens: int, width: int
-) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, list[_Block]]]:
-    """The rows of TokenScores that are filled next, their targets, and blocks of all sources."""
-    plan = plan_batches(table.windows, batch_tokens)
+def _scored_batches(
+    table: WindowTable,
+    sources: Sequence[Source],
+    plan: Sequence[Sequence[int]],
+    vocabulary_size: int,
+) -> Iterator[ScoredBatch]:
+    """Read every batch of a plan, and measure it block by block."""
+    width = min(source.width for source in sources)
     offsets = np.cumsum([0, *(len(window.targets) for window in table.windows)])
     batches = [[table.windows[number] for number in batch] for batch in plan]
     for batch, *sides in zip(plan, *(source.rows(batches) for source in sources), strict=True):
         index = np.concatenate([np.arange(offsets[n], offsets[n + 1]) for n in batch])
         targets = torch.from_numpy(np.concatenate([table.windows[n].targets for n in batch]))
         size = min(rows.size for rows in sides)
-        for start in range(0, len(index), size):
-            stop = min(start + size, len(index))
-            blocks = [_block(rows, start, stop, width) for rows in sides]
-            yield index[start:stop], targets[start:stop].long(), blocks
+        parts = [
+            _measure(
+                [_block(rows, start, min(start + size, len(index)), width) for rows in sides],
+                targets[start : start + size].long(),
+                vocabulary_size,
+            )
+            for start in range(0, len(index), size)
+        ]
+        kinds = {side: rows.kind for side, rows in zip(SIDES, sides, strict=False)}
+        yield _scored(index, parts, kinds)
+
+
+def _scored(
+    index: npt.NDArray[np.int64], parts: Sequence["_Measured"], kinds: dict[str, RowKind]
+) -> ScoredBatch:
+    columns = {
+        name: np.concatenate([part.columns[name].numpy() for part in parts])
+        for name in parts[0].columns
+    }
+    kept: dict[str, npt.NDArray[Any]] = {}
+    if parts[0].tops:
+        kept = {
+            "index": index,
+            "weight": np.nan_to_num(columns["kl"], nan=-np.inf),
+            "bin": np.digitize(columns["confidence_reference"], CONFIDENCE_EDGES),
+        }
+    for side in parts[0].tops:
+        kept[f"ids {side}"], kept[f"p {side}"] = (
+            np.concatenate([part.tops[side][i].numpy() for part in parts]) for i in (0, 1)
+        )
+    return ScoredBatch(
+        batches=(),
+        index=index,
+        columns=columns,
+        kept=kept,
+        padded_mass={
+            side: max(part.padded_mass[side] for part in parts) for side in parts[0].padded_mass
+        },
+        kinds=kinds,
+    )
 
 
 def _block(rows: Rows, start: int, stop: int, width: int) -> _Block:
@@ -170,7 +302,9 @@ class _Measured:
 
 @torch.inference_mode()
 def _measure(blocks: Sequence[_Block], targets: Tensor, vocabulary_size: int) -> _Measured:
-    """Measure one block in slices that fit the cache."""
+    """Measure one block: with the compiled kernels where they can read it, else in slices."""
+    if all(_is_fusible(block) for block in blocks):
+        return _measure_fused(blocks, targets, vocabulary_size)
     device = next((b.device for b in blocks if b.device.type != "cpu"), blocks[0].device)
     elements = CPU_SLICE if device.type == "cpu" else DEVICE_SLICE
     step = max(1, elements // max(block.columns for block in blocks))
@@ -196,6 +330,33 @@ def _measure(blocks: Sequence[_Block], targets: Tensor, vocabulary_size: int) ->
             for side in parts[0].tops
         },
     )
+
+
+def _is_fusible(block: _Block) -> bool:
+    whole = block.kind in ("logits", "log_probs") and isinstance(block.content, Tensor)
+    return whole and fused.supports(cast("Tensor", block.content))
+
+
+def _measure_fused(blocks: Sequence[_Block], targets: Tensor, vocabulary_size: int) -> _Measured:
+    contents = [cast("Tensor", block.content) for block in blocks]
+    width = blocks[0].width
+    found = fused.measure_rows(contents, targets, vocabulary_size, width)
+    tops = {
+        side: (one.top_ids, one.top_probabilities)
+        for side, one in zip(SIDES, found.sides, strict=False)
+    }
+    return _Measured(
+        columns=_without_excluded(found.columns(), found.usable()),
+        padded_mass={
+            side: max(block.cut_mass(), _largest(one.padded_mass))
+            for side, block, one in zip(SIDES, blocks, found.sides, strict=False)
+        },
+        tops=tops if len(blocks) == 2 else {},
+    )
+
+
+def _largest(mass: Tensor) -> float:
+    return float(mass.nan_to_num(0.0).max())
 
 
 def _join(parts: Iterable[Tensor]) -> Tensor:
@@ -246,17 +407,9 @@ class _Kept:
         self._parts: list[dict[str, npt.NDArray[Any]]] = []
         self._rows = 0
 
-    def add(self, index: npt.NDArray[np.int64], measured: _Measured) -> None:
-        confidence = measured.columns["confidence_reference"].numpy()
-        part = {
-            "index": index,
-            "weight": np.nan_to_num(measured.columns["kl"].numpy(), nan=-np.inf),
-            "bin": np.digitize(confidence, CONFIDENCE_EDGES),
-        }
-        for side, (ids, probabilities) in measured.tops.items():
-            part |= {f"ids {side}": ids.numpy(), f"p {side}": probabilities.numpy()}
-        self._parts.append(part)
-        self._rows += len(index)
+    def add(self, part: Mapping[str, npt.NDArray[Any]]) -> None:
+        self._parts.append(dict(part))
+        self._rows += len(part["index"])
         if self._rows > 2 * self._capacity * (len(CONFIDENCE_EDGES) + 1):
             self._parts = [self._heaviest()]
             self._rows = len(self._parts[0]["index"])

@@ -37,10 +37,10 @@ def test_every_token_has_the_figures_of_the_oracle() -> None:
         p, q = P[i].numpy(), Q[i].numpy()
         assert scores["position"][i] == i + 1
         assert scores["token_id"][i] == IDS[i + 1]
-        assert scores["kl"][i] == pytest.approx(oracle.kl(p, q), rel=1e-9)
-        assert scores["kl_reverse"][i] == pytest.approx(oracle.kl(q, p), rel=1e-9)
+        assert scores["kl"][i] == pytest.approx(oracle.kl(p, q), rel=1e-5)
+        assert scores["kl_reverse"][i] == pytest.approx(oracle.kl(q, p), rel=1e-5)
         nll = -float(oracle.log_softmax(q)[IDS[i + 1]])
-        assert scores["nll_candidate"][i] == pytest.approx(nll, rel=1e-12)
+        assert scores["nll_candidate"][i] == pytest.approx(nll, abs=2e-7)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,168 @@
+"""All columns of a block of rows on the CPU at once, for logits of 32 or 16 bits.
+
+What ``klcli.measure.divergence`` says in float64, a function a column, ``fused_kernels`` says in
+one go: kl, kl_reverse and jsd to about 2e-6 of themselves, tv to 1e-5, nll to 1e-7 nats, entropy to
+1e-6. Logits in float64, other devices, lists and llama.cpp's files stay with ``divergence``.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from klcli.measure.fused_kernels import PairColumns, SideColumns, compare_range, predict_range
+
+TOP = 5
+BITS = {torch.bfloat16: torch.int16, torch.float16: torch.uint16}
+"""As what the kernels take logits that NumPy or Numba has no numbers for."""
+DTYPES = (torch.float32, *BITS)
+
+
+class Predicted(NamedTuple):
+    """What one model says at each row: (rows,), and (rows, 5) for the last two.
+
+    In rows that are not ``usable`` numbers are NaN, ranks and ids -1. ``nll`` and ``rank`` are
+    NaN and -1 as well where the target is not known. ``padded_mass`` is the probability of the ids
+    from ``vocabulary_size`` on. ``top_ids`` are the most probable ids, best first, the lowest first
+    on ties; there are fewer than five of a smaller vocabulary.
+    """
+
+    nll: Tensor
+    rank: Tensor
+    entropy: Tensor
+    confidence: Tensor
+    padded_mass: Tensor
+    usable: Tensor
+    top_ids: Tensor
+    top_probabilities: Tensor
+
+    @property
+    def top1(self) -> Tensor:
+        """The most probable id, the lowest on ties."""
+        return self.top_ids[:, 0]
+
+
+class Measured(NamedTuple):
+    """One side or two at some rows, and how two differ (rows,): NaN unless both are usable."""
+
+    sides: tuple[Predicted, ...]
+    differences: dict[str, Tensor]
+
+    def usable(self) -> Tensor:
+        """Which rows are distributions on every side."""
+        return torch.stack([side.usable for side in self.sides]).all(dim=0)
+
+    def columns(self) -> dict[str, Tensor]:
+        """The measured columns of TokenScores, by name."""
+        suffixes = ("_reference", "_candidate") if len(self.sides) == 2 else ("",)
+        return self.differences | {
+            f"{name}{suffix}": getattr(side, name)
+            for suffix, side in zip(suffixes, self.sides, strict=True)
+            for name in ("nll", "rank", "entropy", "top1", "confidence")
+        }
+
+
+def supports(logits: Tensor) -> bool:
+    """Whether the kernels can read these logits."""
+    return logits.device.type == "cpu" and logits.dtype in DTYPES
+
+
+def measure_rows(
+    logits: Sequence[Tensor], targets: Tensor, vocabulary_size: int, width: int
+) -> Measured:
+    """What one model says, or two say and how they differ.
+
+    Args:
+        logits: of each side, (rows, at least ``width``), for which ``supports`` holds.
+        targets: the token that followed, int64 (rows,); negative where it is not known.
+        vocabulary_size: ids from here on stand for no token.
+        width: how many columns count; the others are as if they were not there.
+    """
+    rows = len(targets)
+    ids = _checked_targets(targets, rows, width)
+    flat = [_flat(side, width) for side in logits]
+    outputs = [_side_columns(rows, width) for _ in logits]
+    pair = PairColumns(*(np.empty(rows) for _ in PairColumns._fields))
+
+    def work(start: int, stop: int) -> None:
+        rest = (ids, vocabulary_size, width, start, stop, *outputs)
+        if len(flat) == 1:
+            predict_range(*flat[0], *rest)
+        else:
+            compare_range(*flat[0], *flat[1], *rest, pair)
+
+    _share_out(work, rows)
+    differences = dict(zip(PairColumns._fields, map(torch.from_numpy, pair), strict=True))
+    return Measured(
+        sides=tuple(Predicted(*map(torch.from_numpy, columns)) for columns in outputs),
+        differences=differences if len(flat) == 2 else {},
+    )
+
+
+def _checked_targets(targets: Tensor, rows: int, width: int) -> npt.NDArray[np.int64]:
+    if len(targets) != rows:
+        raise ValueError(f"{rows} rows have {len(targets)} targets")
+    if rows and int(targets.max()) >= width:
+        raise IndexError(f"a target is {int(targets.max())}, the rows have {width} ids")
+    ids: npt.NDArray[np.int64] = targets.long().contiguous().numpy()
+    return ids
+
+
+def _flat(logits: Tensor, width: int) -> tuple[npt.NDArray[Any], int]:
+    """The memory that some rows lie in as one flat array, and how far their beginnings are apart.
+
+    That keeps the rows where they are even if there are gaps between them, and tells the compiler
+    that a row has none.
+    """
+    if not supports(logits):
+        raise TypeError(f"no kernel for logits of {logits.dtype} on {logits.device}")
+    if logits.ndim != 2 or not 0 < width <= logits.shape[1]:
+        raise ValueError(f"no {width} columns in logits of shape {tuple(logits.shape)}")
+    if logits.stride(1) != 1:
+        logits = logits.contiguous()
+    logits = logits.detach()
+    stride = logits.stride(0)
+    length = (len(logits) - 1) * stride + width if len(logits) else 0
+    flat = logits.as_strided((length,), (1,))
+    return flat.view(BITS.get(logits.dtype, logits.dtype)).numpy(), stride
+
+
+def _side_columns(rows: int, width: int) -> SideColumns:
+    top = (rows, min(TOP, width))
+    return SideColumns(
+        nll=np.empty(rows),
+        rank=np.empty(rows, np.int64),
+        entropy=np.empty(rows),
+        confidence=np.empty(rows),
+        padded_mass=np.empty(rows),
+        usable=np.empty(rows, np.bool_),
+        top_ids=np.empty(top, np.int64),
+        top_probabilities=np.empty(top),
+    )
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads that stay; a forked process has none of its parent's, hence its number."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="klcli")
+
+
+def _share_out(work: Callable[[int, int], None], rows: int) -> None:
+    """Call ``work`` for ranges of rows, as many at once as PyTorch may use threads.
+
+    Numba's own ``prange`` would bring a second OpenMP or pool that spins beside PyTorch's.
+    """
+    threads = min(torch.get_num_threads(), rows)
+    if threads <= 1:
+        work(0, rows)
+        return
+    borders = [rows * i // threads for i in range(threads + 1)]
+    jobs = _pool(os.getpid(), torch.get_num_threads()).map(work, borders[:-1], borders[1:])
+    for _ in jobs:
+        pass
