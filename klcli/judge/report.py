@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from klcli.errors import KlcliError, Notice
 from klcli.judge.gate import GateResult, Verdict
-from klcli.judge.statistics import Metric
+from klcli.judge.intervals import Metric
 from klcli.measure.scores import TokenScores
 
 FORMAT = "klcli.report"
@@ -71,8 +71,8 @@ class Report:
 
     ``models`` has the keys ``reference`` and ``candidate``, or ``model``. ``metrics`` are over all
     tokens; ``macro``, for several corpora, are means of the corpora's means. The metrics named in
-    ``lower_bounds`` are at least what is shown. ``tokens`` is None in a report that was read from a
-    file.
+    ``lower_bounds`` are at least what is shown. ``clusters`` says over which pieces of the text the
+    errors are taken. ``tokens`` is None in a report that was read from a file.
     """
 
     command: Command
@@ -81,6 +81,7 @@ class Report:
     protocol: Mapping[str, Any]
     environment: Mapping[str, Any]
     counts: Mapping[str, int | None]
+    clusters: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Metric]
     macro: Mapping[str, float | None] | None = None
     corpora: Sequence[CorpusResult] = ()
@@ -102,6 +103,7 @@ class Report:
             "protocol": self.protocol,
             "environment": self.environment,
             "counts": self.counts,
+            "clusters": self.clusters,
             "metrics": self.metrics,
             "macro": self.macro,
             "lower_bounds": self.lower_bounds,
@@ -142,6 +144,7 @@ class Report:
             protocol=data["protocol"],
             environment=data["environment"],
             counts=data["counts"],
+            clusters=data.get("clusters", {}),
             metrics=_metrics(data["metrics"]),
             macro=data["macro"] and {name: _number(mean) for name, mean in data["macro"].items()},
             corpora=[

@@ -79,8 +79,8 @@ def _print_metrics(report: Report, console: Console) -> None:
     spreads = summary.spread_tables(report, summary.most_important(fitting))
     for table in (*spreads, values):
         _print_aligned(table, label, fitting, console)
-    if (flips := summary.flips(report)) is not None:
-        console.print(Text(flips))
+    if flips := summary.flips(report):
+        console.print(Text("\n".join(flips)))
         console.print()
     if corpora is not None and report.command == "compare":
         _print_compact(corpora, console)

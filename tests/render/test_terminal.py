@@ -11,6 +11,7 @@ from reports import (
     compare_metrics,
     compare_report,
     corpus,
+    flips,
     gate,
     gated_report,
     hostile_report,
@@ -137,9 +138,23 @@ def test_a_row_says_what_is_not_known_infinite_or_tiny(
     assert row.removeprefix("KL(ref ‖ cand)").split() == cells
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({}, "Net +0.1674 % (-0.081 to +0.416), p 0.18: the change shows no direction"),
+        ({"p": 0.004}, "p 0.004: the change helps"),
+        ({"net": -0.0016741, "p": 0.04}, "p 0.04: the change hurts"),
+        ({"p": None, "net_low": None, "net_high": None}, "Net +0.1674 %\n"),
+    ],
+)
+def test_net_flips_say_whether_the_change_hurts(fields: dict[str, float | None], says: str) -> None:
+    report = compare_report(metrics={**compare_metrics(), "flips": flips(**fields)})
+    assert says in on_terminal(report)
+
+
 def test_flips_are_left_out_where_no_token_is_known() -> None:
-    flips = dict.fromkeys(("lost", "gained", "net", "volume", "p"))
-    report = compare_report(metrics={**compare_metrics(), "flips": flips})
+    unknown = dict.fromkeys(flips())
+    report = compare_report(metrics={**compare_metrics(), "flips": unknown})
     assert "Flips" not in on_terminal(report)
 
 
