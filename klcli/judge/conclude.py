@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from klcli.errors import Notice
 from klcli.judge import gate, outliers, statistics
 from klcli.judge.clusters import Clusters, cluster_windows, follow
 from klcli.judge.gate import Gate
 from klcli.judge.notices import find_notices
-from klcli.judge.report import Command, CorpusResult, Outlier, Report, Tokens
+from klcli.judge.report import Command, CorpusResult, Outlier, Report, Slice, SliceBy, Tokens
+from klcli.judge.slices import slice_tokens
 from klcli.measure.align import Alignment
 from klcli.measure.evaluate import Evaluation
 from klcli.measure.scores import SIDES, TokenScores
@@ -44,6 +46,7 @@ def conclude(
     gates: Sequence[Gate],
     allow_excluded: bool,
     shown_outliers: int,
+    shown_slices: Sequence[SliceBy] = (),
 ) -> Report:
     """Estimate, find the outliers, judge the gates, and put it all into one report."""
     scores = evaluation.scores
@@ -62,6 +65,7 @@ def conclude(
         allow_excluded=allow_excluded,
         lower_bounds=lower_bounds,
     )
+    slices = slice_tokens(scores, alignment.table, alignment.names)
     command: Command = "compare" if scores.paired else "perplexity"
     return Report(
         command=command,
@@ -76,14 +80,29 @@ def conclude(
         corpora=corpora,
         lower_bounds=lower_bounds,
         outliers=shown,
+        slices=slices,
+        shown_slices=shown_slices,
         gates=results,
         verdict=gate.overall(results),
         warnings=[
             *alignment.notices,
             *find_notices(evaluation, counts, pieces, alignment.table.protocol),
+            *_missing_slices(shown_slices, slices),
         ],
         tokens=_tokens(scores, alignment),
     )
+
+
+def _missing_slices(shown: Sequence[SliceBy], slices: Sequence[Slice]) -> list[Notice]:
+    return [
+        Notice(
+            code="missing_slices",
+            message=f"--slice {by} shows nothing: what the tokens read like is not known; "
+            "--tokenizer says it",
+        )
+        for by in shown
+        if by not in {one.by for one in slices}
+    ]
 
 
 def _counts(scores: TokenScores, alignment: Alignment, chosen: Bools) -> dict[str, int | None]:

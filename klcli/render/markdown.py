@@ -57,6 +57,7 @@ def _blocks(report: Report) -> Iterator[str]:
     yield from map(_table, _tables(report))
     if flips := summary.flips(report):
         yield ". ".join(map(escape, flips))
+    yield from map(_table, summary.slice_tables(report))
     if report.outliers:
         yield "## Outliers"
         yield escape(summary.outlier_heading(report))

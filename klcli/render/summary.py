@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from klcli.errors import KlcliError
 from klcli.judge.intervals import Metric
-from klcli.judge.report import CorpusResult, Report, Tokens
+from klcli.judge.report import CorpusResult, Report, Slice, Tokens
 from klcli.render.numbers import apart, count, number, percent
 from klcli.render.text import visible
 
@@ -93,6 +93,19 @@ _PERPLEXITY_CORPUS = {
     "95 % high": ("perplexity", "ci_high"),
     "bits/byte": ("bits_per_byte", "value"),
 }
+
+_SLICED_BY = {
+    "confidence": "confidence",
+    "position": "row of the window",
+    "kind": "kind of text",
+}
+_COMPARE_SLICE = {
+    "KL mean": "kl",
+    "% of all KL": "share",
+    "NLL ref": "nll_reference",
+    "NLL cand": "nll_candidate",
+}
+_PERPLEXITY_SLICE = {"NLL": "nll", "% of all NLL": "share"}
 
 _CHANCE = 0.05
 """A p-value above which a direction is taken for chance: its 95 % interval holds 0."""
@@ -192,6 +205,19 @@ def corpus_table(report: Report) -> Table | None:
         for head, (metric, _) in columns.items()
     ]
     return Table(head=["corpus", "tokens", *heads], rows=rows)
+
+
+def slice_tables(report: Report) -> list[Table]:
+    """The tokens by kind: a table for each of the slices that are to be shown."""
+    columns = _COMPARE_SLICE if report.command == "compare" else _PERPLEXITY_SLICE
+    tables = []
+    for by in report.shown_slices:
+        rows = [_slice_row(one, columns) for one in report.slices if one.by == by]
+        heads = [
+            f"{at_least(report, field)}{_pseudo(report, head)}" for head, field in columns.items()
+        ]
+        tables.append(Table(head=[_SLICED_BY[by], "tokens", *heads], rows=rows))
+    return [table for table in tables if table.rows]
 
 
 def flips(report: Report) -> list[str]:
@@ -308,6 +334,14 @@ def _corpus_row(
 ) -> list[str]:
     cells = [_cell(metric, result.metrics[metric][field]) for metric, field in columns.values()]
     return [name, count(result.counts["tokens"]), *cells]
+
+
+def _slice_row(one: Slice, columns: Mapping[str, str]) -> list[str]:
+    cells = [
+        percent(one.means[field]) if field == "share" else number(one.means[field])
+        for field in columns.values()
+    ]
+    return [one.slice, count(one.tokens), *cells]
 
 
 def _macro_row(

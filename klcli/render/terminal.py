@@ -84,6 +84,8 @@ def _print_metrics(report: Report, console: Console) -> None:
         console.print()
     if corpora is not None and report.command == "compare":
         _print_compact(corpora, console)
+    for table in summary.slice_tables(report):
+        _print_compact(table, console)
 
 
 def _print_aligned(table: Table, label: int, fitting: int, console: Console) -> None:

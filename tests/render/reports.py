@@ -11,7 +11,7 @@ from rich.console import Console
 from klcli.errors import Notice
 from klcli.judge.gate import GateResult
 from klcli.judge.intervals import Metric
-from klcli.judge.report import CorpusResult, Outlier, Report, Tokens
+from klcli.judge.report import CorpusResult, Outlier, Report, Slice, SliceBy, Tokens
 from klcli.judge.statistics import FLIP_FIELDS, MEAN_FIELDS, PROPORTION_FIELDS, VALUE_FIELDS
 from klcli.measure.scores import TokenScores, score_columns
 from klcli.render.terminal import TokenChoice, render_terminal
@@ -144,6 +144,20 @@ COUNTS: dict[str, int | None] = {
 }  # fmt: skip
 
 
+def one_slice(by: SliceBy, name: str, tokens: int, **means: float | None) -> Slice:
+    """A slice of a comparison."""
+    known = {"kl": 0.001, "share": 0.5, "nll_reference": 2.1411, "nll_candidate": 2.1511}
+    return Slice(by=by, slice=name, tokens=tokens, means={**known, **means})
+
+
+SLICES = [
+    one_slice("confidence", "0–0.25", 1774, kl=0.000998, share=0.48692),
+    one_slice("confidence", "0.25–0.5", 1810, kl=0.001205, share=0.51308),
+    one_slice("kind", "word start", 3521, kl=None, share=None),
+    one_slice("kind", "URL", 63, kl=np.inf, share=None),
+]
+
+
 def compare_report(**changes: Any) -> Report:
     """A comparison of two models on one text."""
     model = {"kind": "causal", "revision": None, "dtype": "float32", "device": "cpu"}
@@ -162,6 +176,7 @@ def compare_report(**changes: Any) -> Report:
         clusters={"count": 28, "lag1_correlation": -0.02},
         metrics=compare_metrics(),
         corpora=[corpus("corpus.txt", compare_metrics())],
+        slices=SLICES,
         outliers=[outlier(), outlier(score=None, flagged=False, top_reference=[])],
         tokens=tokens(),
     )  # fmt: skip
@@ -177,6 +192,7 @@ def perplexity_report(**changes: Any) -> Report:
         metrics=perplexity_metrics(),
         corpora=[corpus("corpus.txt", perplexity_metrics())],
         outliers=(),
+        slices=[Slice(by="position", slice="0", tokens=56, means={"nll": 3.1, "share": 0.0156})],
         tokens=tokens(paired=False),
     )
     return replace(report, **changes)

@@ -59,6 +59,18 @@ def test_hostile_tokens_keep_their_columns() -> None:
     golden.check("hostile-tokens.txt", on_terminal(report, tokens="all"))
 
 
+def test_slices_are_tables() -> None:
+    report = replace(REPORTS["compare"], shown_slices=("confidence", "kind"))
+    golden.check("slices.txt", on_terminal(report, tokens="none"))
+
+
+def test_slices_of_one_model_are_those_of_its_nll() -> None:
+    text = on_terminal(replace(REPORTS["perplexity"], shown_slices=("position",)))
+    assert re.search(
+        r"row of the window +tokens +NLL +% of all NLL\n─+\n0 +56 +3.1000 +1.5600\n", text
+    )
+
+
 def test_a_wide_terminal_shows_more_quantiles() -> None:
     golden.check("wide.txt", on_terminal(REPORTS["compare"], 120))
 
