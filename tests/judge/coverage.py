@@ -155,7 +155,7 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = []
     for line in table(arguments.replicates):
-        print(line, flush=True)
+        print(line, flush=True)  # noqa: T201
         lines.append(line)
     if arguments.write:
         about = (__doc__ or "").split("\n\n", 2)[2].strip().replace("``", "`")
