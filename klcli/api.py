@@ -17,6 +17,7 @@ from klcli.errors import Notice, UsageError
 from klcli.judge.conclude import Conditions, conclude
 from klcli.judge.gate import Gate, parse_gate
 from klcli.judge.report import Report
+from klcli.judge.slices import check_slices
 from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.measure.align import Scope, align
 from klcli.measure.evaluate import Progress, evaluate
@@ -63,9 +64,10 @@ class RunOptions(TypedDict, total=False):
     model).
 
     ``batch_tokens`` is how many ids a model reads at once. ``gates`` are texts such as
-    "kl.mean<=0.01"; ``allow_excluded`` lets them pass although tokens were left out. ``progress``
-    is called with the tokens scored so far and the tokens in all; ``status`` with what is being
-    done before that; ``announce`` with what a user should know before a long run.
+    "kl.mean<=0.01"; ``allow_excluded`` lets them pass although tokens were left out. ``slices``
+    ("confidence", "position", "kind") are those that tables show. ``progress`` is called with the
+    tokens scored so far and the tokens in all; ``status`` with what is being done before that;
+    ``announce`` with what a user should know before a long run.
     """
 
     protocol: ProtocolName | None
@@ -88,6 +90,7 @@ class RunOptions(TypedDict, total=False):
     tokenizer: str | None
     batch_tokens: int | None
     gates: Sequence[str]
+    slices: Sequence[str]
     allow_excluded: bool
     progress: Progress | None
     status: Callable[[str], None] | None
@@ -329,12 +332,14 @@ def _report(
         gates=gates,
         allow_excluded=options.get("allow_excluded", False),
         shown_outliers=shown,
+        shown_slices=check_slices(_several(options.get("slices", ()))),
     )
 
 
 def _check_options(options: Mapping[str, Any], known: type) -> None:
     if unknown := sorted(set(options) - set(known.__annotations__)):
         raise TypeError(f"unknown options: {', '.join(unknown)}")
+    check_slices(_several(options.get("slices", ())))
     _check_counts(options)
     _check_choices(options)
 
@@ -349,8 +354,11 @@ def _read(corpus: Paths, options: Mapping[str, Any]) -> list[Corpus]:
 
 
 def _gates(options: Mapping[str, Any], metrics: Mapping[str, tuple[str, ...]]) -> list[Gate]:
-    given = options.get("gates", ())
-    return [parse_gate(text, metrics) for text in ([given] if isinstance(given, str) else given)]
+    return [parse_gate(text, metrics) for text in _several(options.get("gates", ()))]
+
+
+def _several(given: str | Sequence[str]) -> Sequence[str]:
+    return [given] if isinstance(given, str) else given
 
 
 def _scope(options: Mapping[str, Any]) -> Scope:

@@ -236,6 +236,14 @@ output_options = _options(
         help="Which tokens the table lists.",
     ),
     click.option(
+        "--slice",
+        "slices",
+        multiple=True,
+        type=click.Choice(["confidence", "position", "kind"]),
+        help="Also show the tokens by confidence of the reference (or model), by position in the "
+        "window, or by kind of text. The JSON has all three. Can be given several times.",
+    ),
+    click.option(
         "--format",
         "format_",
         type=FORMATS,

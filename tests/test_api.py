@@ -47,6 +47,7 @@ def test_compare_returns_the_report_with_its_tokens(fixtures: Path) -> None:
         {"device": "warp-drive"},
         {"context": 0},
         {"limit": -1},
+        {"slices": "color"},
         {"gates": "perplexity"},
         {"gates": ["ppl<=9"]},
     ],

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from klcli.errors import Notice
 from klcli.judge import gate, outliers, statistics
+from klcli.judge.clusters import Clusters, cluster_windows, follow
 from klcli.judge.gate import Gate
 from klcli.judge.notices import find_notices
-from klcli.judge.report import Command, CorpusResult, Outlier, Report, Tokens
+from klcli.judge.report import Command, CorpusResult, Outlier, Report, Slice, SliceBy, Tokens
+from klcli.judge.slices import slice_tokens
 from klcli.measure.align import Alignment
 from klcli.measure.evaluate import Evaluation
 from klcli.measure.scores import SIDES, TokenScores
@@ -43,13 +46,15 @@ def conclude(
     gates: Sequence[Gate],
     allow_excluded: bool,
     shown_outliers: int,
+    shown_slices: Sequence[SliceBy] = (),
 ) -> Report:
     """Estimate, find the outliers, judge the gates, and put it all into one report."""
     scores = evaluation.scores
-    cluster = _clusters(alignment.table)
+    clusters = _clusters(alignment.table)
     everything = np.ones(len(scores), dtype=np.bool_)
-    metrics = statistics.summarise(scores, cluster, everything)
-    corpora = _corpus_results(scores, alignment, cluster)
+    metrics = statistics.summarise(scores, clusters, everything)
+    corpora = _corpus_results(scores, alignment, clusters)
+    pieces = _pieces(scores, clusters)
     counts = _counts(scores, alignment, everything)
     shown, flagged = _outliers(evaluation, alignment, shown_outliers)
     lower_bounds = BOUNDED if "topk" in evaluation.kinds.values() and scores.paired else ()
@@ -60,6 +65,7 @@ def conclude(
         allow_excluded=allow_excluded,
         lower_bounds=lower_bounds,
     )
+    slices = slice_tokens(scores, alignment.table, alignment.names)
     command: Command = "compare" if scores.paired else "perplexity"
     return Report(
         command=command,
@@ -68,19 +74,35 @@ def conclude(
         protocol=alignment.table.protocol,
         environment=conditions.environment,
         counts={**counts, "outliers": flagged} if scores.paired else counts,
+        clusters=pieces,
         metrics=metrics,
         macro=_macro(corpora) if len(corpora) > 1 else None,
         corpora=corpora,
         lower_bounds=lower_bounds,
         outliers=shown,
+        slices=slices,
+        shown_slices=shown_slices,
         gates=results,
         verdict=gate.overall(results),
         warnings=[
             *alignment.notices,
-            *find_notices(evaluation, counts, int(cluster.max()) + 1, alignment.table.protocol),
+            *find_notices(evaluation, counts, pieces, alignment.table.protocol),
+            *_missing_slices(shown_slices, slices),
         ],
         tokens=_tokens(scores, alignment),
     )
+
+
+def _missing_slices(shown: Sequence[SliceBy], slices: Sequence[Slice]) -> list[Notice]:
+    return [
+        Notice(
+            code="missing_slices",
+            message=f"--slice {by} shows nothing: what the tokens read like is not known; "
+            "--tokenizer says it",
+        )
+        for by in shown
+        if by not in {one.by for one in slices}
+    ]
 
 
 def _counts(scores: TokenScores, alignment: Alignment, chosen: Bools) -> dict[str, int | None]:
@@ -106,7 +128,7 @@ def _infinite(scores: TokenScores) -> Bools:
 
 
 def _corpus_results(
-    scores: TokenScores, alignment: Alignment, cluster: npt.NDArray[np.int32]
+    scores: TokenScores, alignment: Alignment, clusters: Clusters
 ) -> list[CorpusResult]:
     corpus = _per_token(_corpus_of_windows(alignment.table), alignment.table)
     return [
@@ -114,7 +136,7 @@ def _corpus_results(
             name=one.name,
             sha256=one.sha256,
             counts=_counts(scores, alignment, corpus == number),
-            metrics=statistics.summarise(scores, cluster, corpus == number),
+            metrics=statistics.summarise(scores, clusters, corpus == number),
         )
         for number, one in enumerate(alignment.table.corpora)
     ]
@@ -126,17 +148,30 @@ def _per_token(of_window: npt.NDArray[Any], table: WindowTable) -> npt.NDArray[n
     return np.repeat(of_window.astype(np.int32), counts)
 
 
-def _clusters(table: WindowTable) -> npt.NDArray[np.int32]:
+def _clusters(table: WindowTable) -> Clusters:
     """The cluster of every token, formed within each corpus by itself."""
     document = np.array([window.document for window in table.windows])
     corpus = _corpus_of_windows(table)
     clusters = np.zeros(len(document), dtype=np.int64)
     formed = 0
     for number in np.unique(corpus):
-        within = statistics.cluster_windows(document[corpus == number])
+        within = cluster_windows(document[corpus == number])
         clusters[corpus == number] = within + formed
         formed += int(within[-1]) + 1
-    return _per_token(clusters, table)
+    return Clusters(_per_token(clusters, table), follow(clusters, corpus))
+
+
+def _pieces(scores: TokenScores, clusters: Clusters) -> dict[str, Any]:
+    """The clusters as the report has them: how many, and how they correlate with their neighbours.
+
+    By the mean KL of each, or NLL, over the tokens where it is finite.
+    """
+    x = scores["kl" if scores.paired else "nll"]
+    finite = np.isfinite(x)
+    return {
+        "count": len(clusters),
+        "lag1_correlation": clusters.among(finite).lag1_correlation(x[finite]),
+    }
 
 
 def _corpus_of_windows(table: WindowTable) -> npt.NDArray[np.int64]:

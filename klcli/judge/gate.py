@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from klcli.errors import UsageError
-from klcli.judge.statistics import Metric
+from klcli.judge.intervals import Metric
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 

@@ -1,5 +1,6 @@
 """What a reader should know before trusting the numbers of a run: notices, each with advice."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,19 +19,19 @@ ENOUGH_TOKENS = 100
 def find_notices(
     evaluation: Evaluation,
     counts: Mapping[str, int | None],
-    clusters: int,
+    clusters: Mapping[str, Any],
     protocol: Mapping[str, Any],
 ) -> list[Notice]:
     """Every notice that a run deserves.
 
-    ``counts`` and ``protocol`` are those of the report, ``clusters`` how many the intervals rest
-    on.
+    ``counts``, ``clusters`` and ``protocol`` are those of the report.
     """
     found = [
         *_excluded(counts),
         *_infinite(counts),
         *_padded_mass(evaluation),
-        *_few_clusters(clusters),
+        *_few_clusters(clusters["count"]),
+        *_correlated(clusters["count"], clusters["lag1_correlation"]),
         *_lists(evaluation),
         *_truncated(evaluation),
         *_approximate(protocol),
@@ -83,6 +84,16 @@ def _few_clusters(clusters: int) -> Found:
             "few_clusters",
             f"the text has {clusters} independent pieces (documents, or runs of windows), fewer "
             f"than {FEW_CLUSTERS}: intervals are rough; give more text",
+        )
+
+
+def _correlated(clusters: int, correlation: float | None) -> Found:
+    """Neighbours correlate more than chance would have it: beyond two standard errors."""
+    if correlation is not None and correlation > 2 / math.sqrt(clusters):
+        yield (
+            "correlated",
+            f"neighbouring pieces of the text correlate ({correlation:.2f}): intervals may be too "
+            "narrow; give more text, or many documents",
         )
 
 

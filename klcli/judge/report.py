@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from klcli.errors import KlcliError, Notice
 from klcli.judge.gate import GateResult, Verdict
-from klcli.judge.statistics import Metric
+from klcli.judge.intervals import Metric
 from klcli.measure.scores import TokenScores
 
 FORMAT = "klcli.report"
@@ -19,6 +19,7 @@ FORMAT_VERSION = 1
 OUTLIER_NUMBERS = ("kl", "score", "nll_reference", "nll_candidate")
 
 Command = Literal["compare", "perplexity"]
+SliceBy = Literal["confidence", "position", "kind"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,30 @@ class Outlier:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """Tokens of one kind: by the reference's confidence, their place in the window or their text.
+
+    ``means`` are those of ``kl``, ``nll_reference`` and ``nll_candidate``, or of ``nll``; the first
+    has its ``share`` of the total over the tokens of all slices.
+    """
+
+    by: SliceBy
+    slice: str
+    tokens: int
+    means: Mapping[str, float | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The slice as one flat row."""
+        return {"by": self.by, "slice": self.slice, "tokens": self.tokens, **self.means}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> "Slice":
+        """Read what ``to_dict`` wrote."""
+        means = {k: _number(v) for k, v in row.items() if k not in ("by", "slice", "tokens")}
+        return cls(by=row["by"], slice=row["slice"], tokens=row["tokens"], means=means)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
     """Every scored token, with what is needed to print it: not part of the JSON report."""
 
@@ -71,8 +96,9 @@ class Report:
 
     ``models`` has the keys ``reference`` and ``candidate``, or ``model``. ``metrics`` are over all
     tokens; ``macro``, for several corpora, are means of the corpora's means. The metrics named in
-    ``lower_bounds`` are at least what is shown. ``tokens`` is None in a report that was read from a
-    file.
+    ``lower_bounds`` are at least what is shown. ``clusters`` says over which pieces of the text the
+    errors are taken. ``shown_slices`` are those that tables show, which is no part of the JSON.
+    ``tokens`` is None in a report that was read from a file.
     """
 
     command: Command
@@ -81,14 +107,17 @@ class Report:
     protocol: Mapping[str, Any]
     environment: Mapping[str, Any]
     counts: Mapping[str, int | None]
+    clusters: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Metric]
     macro: Mapping[str, float | None] | None = None
     corpora: Sequence[CorpusResult] = ()
     lower_bounds: Sequence[str] = ()
     outliers: Sequence[Outlier] = ()
+    slices: Sequence[Slice] = ()
     gates: Sequence[GateResult] = ()
     verdict: Verdict | None = None
     warnings: Sequence[Notice] = ()
+    shown_slices: Sequence[SliceBy] = field(default=(), compare=False)
     tokens: Tokens | None = field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,11 +131,13 @@ class Report:
             "protocol": self.protocol,
             "environment": self.environment,
             "counts": self.counts,
+            "clusters": self.clusters,
             "metrics": self.metrics,
             "macro": self.macro,
             "lower_bounds": self.lower_bounds,
             "corpora": [asdict(corpus) for corpus in self.corpora],
             "outliers": [asdict(outlier) for outlier in self.outliers],
+            "slices": [one.to_dict() for one in self.slices],
             "gates": [asdict(gate) for gate in self.gates],
             "verdict": self.verdict,
             "warnings": [asdict(warning) for warning in self.warnings],
@@ -142,6 +173,7 @@ class Report:
             protocol=data["protocol"],
             environment=data["environment"],
             counts=data["counts"],
+            clusters=data.get("clusters", {}),
             metrics=_metrics(data["metrics"]),
             macro=data["macro"] and {name: _number(mean) for name, mean in data["macro"].items()},
             corpora=[
@@ -150,6 +182,7 @@ class Report:
             ],
             lower_bounds=data["lower_bounds"],
             outliers=[_outlier(outlier) for outlier in data["outliers"]],
+            slices=[Slice.from_dict(one) for one in data.get("slices", ())],
             gates=[GateResult(**{**g, "value": _number(g["value"])}) for g in data["gates"]],
             verdict=data["verdict"],
             warnings=[Notice(**warning) for warning in data["warnings"]],

@@ -4,32 +4,37 @@ Tokens of one text are not independent, so standard errors are taken over cluste
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from klcli.judge.clusters import Bools, Clusters, Floats
+from klcli.judge.intervals import (
+    ERROR_FIELDS,
+    Metric,
+    half_width,
+    mean_with_error,
+    proportion,
+    quantile,
+    quantile_interval,
+)
+from klcli.judge.student import two_sided_p
 from klcli.measure.scores import SIDES, TokenScores
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.integer[Any]]
-Bools = npt.NDArray[np.bool_]
-Metric = dict[str, float | None]
-"""One metric by field; None is a number that is not known, or not computed."""
-
-LEVEL = 0.95
 QUANTILES = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 P999_NEEDS = 5000
 
-MEAN_FIELDS = (
-    "mean", "se", "ci_low", "ci_high", "design_effect",
-    "median", "min", "max", "p90", "p95", "p99", "p999",
-)  # fmt: skip
+
+def _with_ends(names: Iterable[str]) -> tuple[str, ...]:
+    """Each name, followed by those of the ends of its interval."""
+    return tuple(f"{name}{end}" for name in names for end in ("", "_low", "_high"))
+
+
+MEAN_FIELDS = ("mean", *ERROR_FIELDS, "min", "max", *_with_ends(QUANTILES))
 VALUE_FIELDS = ("value", "se", "ci_low", "ci_high")
-FLIP_FIELDS = ("lost", "gained", "net", "volume", "p")
+PROPORTION_FIELDS = ("value", *ERROR_FIELDS)
+FLIP_FIELDS = ("lost", "gained", *_with_ends(("net", "volume")), "p")
 
 COMPARE_METRICS: Mapping[str, tuple[str, ...]] = {
     "kl": MEAN_FIELDS,
@@ -44,7 +49,7 @@ COMPARE_METRICS: Mapping[str, tuple[str, ...]] = {
     "perplexity_ratio": VALUE_FIELDS,
     "bits_per_byte_reference": VALUE_FIELDS,
     "bits_per_byte_candidate": VALUE_FIELDS,
-    "top1_agreement": VALUE_FIELDS,
+    "top1_agreement": PROPORTION_FIELDS,
     "overlap_5": MEAN_FIELDS,
     "delta_p": MEAN_FIELDS,
     "delta_p_rms": VALUE_FIELDS,
@@ -67,40 +72,16 @@ PERPLEXITY_METRICS: Mapping[str, tuple[str, ...]] = {
 }
 """Every metric of one model."""
 
-DOCUMENTS_ENOUGH = 20
-MOST_BLOCKS = 32
 
-
-def summarise(
-    scores: TokenScores, cluster: Ints, chosen: npt.NDArray[np.bool_]
-) -> dict[str, Metric]:
-    """All metrics over the ``chosen`` tokens (bool, one a token), excluded ones left out.
-
-    ``cluster`` (one a token) says which tokens stand together: see ``cluster_windows``.
-    """
+def summarise(scores: TokenScores, clusters: Clusters, chosen: Bools) -> dict[str, Metric]:
+    """All metrics over the ``chosen`` tokens (bool, one a token), excluded ones left out."""
     usable = chosen & ~scores["excluded"]
     known = usable & (scores["token_id"] >= 0)
-    view = _View(scores, cluster, usable, known)
+    view = _View(scores, usable, known, clusters.among(usable), clusters.among(known))
     return _compare(view) if scores.paired else _single(view, "")
 
 
-def cluster_windows(document: Ints) -> Ints:
-    """The cluster of every window of a corpus, from 0 on, by the document of each, in order.
-
-    Documents where there are at least 20; otherwise runs of consecutive windows of a document, at
-    most about 32 in all: single windows of one text correlate with their neighbours.
-    """
-    begins = np.flatnonzero(np.diff(document, prepend=-1))
-    counts = np.diff(np.append(begins, len(document)))
-    if len(begins) >= DOCUMENTS_ENOUGH:
-        return np.repeat(np.arange(len(begins)), counts)
-    length = max(1, math.ceil(len(document) / MOST_BLOCKS))
-    place = np.arange(len(document)) - np.repeat(begins, counts)
-    starts_cluster = place % length == 0
-    return np.cumsum(starts_cluster) - 1
-
-
-def mean_metric(x: Floats, cluster: Ints) -> Metric:
+def mean_metric(x: Floats, clusters: Clusters) -> Metric:
     """Mean, clustered standard error and 95 % interval, design effect, and quantiles of ``x``.
 
     Nothing is known where a number of any token is not (NaN): a mean over the others would be the
@@ -108,41 +89,15 @@ def mean_metric(x: Floats, cluster: Ints) -> Metric:
     """
     if not len(x) or bool(np.isnan(x).any()):
         return dict.fromkeys(MEAN_FIELDS)
-    metric: Metric = {**_mean_with_error(x, cluster)}
+    metric: Metric = dict.fromkeys(MEAN_FIELDS) | mean_with_error(x, clusters)
     ordered = np.sort(x)
     metric["min"], metric["max"] = float(ordered[0]), float(ordered[-1])
     for name, share in QUANTILES.items():
-        too_few = name == "p999" and len(x) < P999_NEEDS
-        metric[name] = None if too_few else quantile(ordered, share)
-    return {field: metric[field] for field in MEAN_FIELDS}
-
-
-def quantile(ordered: Floats, share: float) -> float:
-    """The quantile of sorted numbers, interpolated (type 7, as NumPy does), infinities allowed."""
-    at = share * (len(ordered) - 1)
-    low, high = float(ordered[math.floor(at)]), float(ordered[math.ceil(at)])
-    return low if low == high else low + (high - low) * (at - math.floor(at))
-
-
-def student_t(probability: float, degrees: int) -> float:
-    """Quantile of Student's t.
-
-    Exact for 1 and 2 degrees of freedom, else the expansion in 1/degrees around the normal quantile
-    (Abramowitz and Stegun, 26.7.5): within 0.2 % from 3 degrees on.
-    """
-    if degrees == 1:
-        return math.tan(math.pi * (probability - 0.5))
-    if degrees == 2:
-        return (2 * probability - 1) / math.sqrt(2 * probability * (1 - probability))
-    z = NormalDist().inv_cdf(probability)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return float(sum(term / degrees**power for power, term in enumerate(terms)))
+        if name == "p999" and len(x) < P999_NEEDS:
+            continue
+        low, high = quantile_interval(x, ordered, share, clusters)
+        metric |= {name: quantile(ordered, share), f"{name}_low": low, f"{name}_high": high}
+    return metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,21 +105,20 @@ class _View:
     """Scores of some tokens: the ``usable`` ones, of those the ones whose target is ``known``."""
 
     scores: TokenScores
-    cluster: Ints
     usable: Bools
     known: Bools
+    usable_clusters: Clusters
+    known_clusters: Clusters
 
     def mean(self, column: str) -> Metric:
         """A metric over every usable token."""
-        return mean_metric(
-            self.scores[column][self.usable].astype(float), self.cluster[self.usable]
-        )
+        return mean_metric(self.scores[column][self.usable].astype(float), self.usable_clusters)
 
     def mean_at_target(self, column: str) -> Metric:
         """A metric over the tokens whose target is known."""
-        return mean_metric(self.at_target(column), self.cluster[self.known])
+        return mean_metric(self.at_target(column), self.known_clusters)
 
-    def at_target(self, column: str) -> npt.NDArray[np.float64]:
+    def at_target(self, column: str) -> Floats:
         """A column where the target is known; NaN for a rank outside of a list."""
         x = self.scores[column][self.known].astype(float)
         return np.where(x < 0, np.nan, x) if column.startswith("rank") else x
@@ -184,7 +138,7 @@ def _compare(view: _View) -> dict[str, Metric]:
         metrics |= {f"{name}_{side}": metric for name, metric in single.items()}
     same = view.scores["top1_reference"] == view.scores["top1_candidate"]
     metrics["perplexity_ratio"] = _transformed(metrics["nll_difference"], exp)
-    metrics["top1_agreement"] = _value(_mean_of(same[view.usable]))
+    metrics["top1_agreement"] = _agreement(same[view.usable], view.usable_clusters)
     metrics["delta_p_rms"] = _delta_p_rms(view)
     metrics["flips"] = _flips(view)
     return {name: metrics[name] for name in COMPARE_METRICS}
@@ -212,40 +166,59 @@ def _single(view: _View, suffix: str) -> dict[str, Metric]:
     }
 
 
+def _agreement(same: Bools, clusters: Clusters) -> Metric:
+    return proportion(same, clusters) if len(same) else dict.fromkeys(PROPORTION_FIELDS)
+
+
 def _delta_p_rms(view: _View) -> Metric:
+    """√mean(Δp²), with the error se(mean Δp²) / (2 · RMS) that follows by the delta method."""
+    metric: Metric = dict.fromkeys(VALUE_FIELDS)
     squares = view.at_target("delta_p") ** 2
     if not len(squares) or bool(np.isnan(squares).any()):
-        return dict.fromkeys(VALUE_FIELDS)
-    mean = _mean_with_error(squares, view.cluster[view.known])
+        return metric
+    mean = mean_with_error(squares, view.known_clusters)
     rms = math.sqrt(float(squares.mean()))
-    error = mean["se"] / (2 * rms) if mean["se"] is not None and rms > 0 else None
-    return _value(rms) | {"se": error}
+    if mean["se"] is None or rms == 0:
+        return metric | {"value": rms}
+    error = mean["se"] / (2 * rms)
+    half = half_width(error, view.known_clusters)
+    return {"value": rms, "se": error, "ci_low": max(0.0, rms - half), "ci_high": rms + half}
 
 
 def _flips(view: _View) -> Metric:
     """Tokens that only the reference (lost), or only the candidate (gained), predicts first."""
+    metric: Metric = dict.fromkeys(FLIP_FIELDS)
     if not view.known.any():
-        return dict.fromkeys(FLIP_FIELDS)
+        return metric
     target = view.scores["token_id"][view.known]
     right = {side: view.scores[f"top1_{side}"][view.known] == target for side in SIDES}
-    lost = int((right["reference"] & ~right["candidate"]).sum())
-    gained = int((~right["reference"] & right["candidate"]).sum())
-    tokens = len(target)
+    lost = right["reference"] & ~right["candidate"]
+    gained = ~right["reference"] & right["candidate"]
+    volume = proportion(lost | gained, view.known_clusters)
+    net = mean_with_error(gained.astype(float) - lost, view.known_clusters)
+    metric |= {"lost": int(lost.sum()), "gained": int(gained.sum())}
+    metric |= {"net": net["mean"], "volume": volume["value"]}
+    metric |= {"volume_low": volume["ci_low"], "volume_high": volume["ci_high"]}
+    return metric | _direction(net, volume, view.known_clusters)
+
+
+def _direction(net: Metric, volume: Metric, clusters: Clusters) -> Metric:
+    """The interval of the net flips, and how probable such a net is if there is no direction.
+
+    t of the paired difference over its clustered error: McNemar's test for tokens that stand
+    together. Without a flip it has no error, and is known no better than that there are few flips.
+    """
+    mean, error, most = net["mean"], net["se"], volume["ci_high"]
+    if mean is None or error is None or most is None:
+        return {}
+    if error == 0 and mean == 0:
+        return {"net_low": -most, "net_high": most, "p": 1.0}
+    t = mean / error if error > 0 else math.inf
     return {
-        "lost": lost,
-        "gained": gained,
-        "net": (gained - lost) / tokens,
-        "volume": (gained + lost) / tokens,
-        "p": None,
+        "net_low": net["ci_low"],
+        "net_high": net["ci_high"],
+        "p": two_sided_p(t, clusters.degrees),
     }
-
-
-def _mean_of(x: Bools) -> float | None:
-    return float(x.mean()) if len(x) else None
-
-
-def _value(value: float | None) -> Metric:
-    return {**dict.fromkeys(VALUE_FIELDS), "value": value}
 
 
 def _transformed(mean: Metric, transform: Callable[[float], float]) -> Metric:
@@ -264,29 +237,3 @@ def exp(x: float) -> float:
         return math.exp(x)
     except OverflowError:
         return math.inf
-
-
-def _mean_with_error(x: Floats, cluster: Ints) -> Metric:
-    """Mean with the CR1 cluster-robust error: Var = G/(G-1) · Σ_g(Σ_{i∈g}(x_i - m))² / N²."""
-    mean = float(x.mean()) if np.isfinite(x).all() else _mean_of_extended(x)
-    metric: Metric = {"mean": mean, **dict.fromkeys(("se", "ci_low", "ci_high", "design_effect"))}
-    n, g = len(x), int((np.bincount(cluster) > 0).sum())
-    if g < 2 or not math.isfinite(mean):
-        return metric
-    residuals = x - mean
-    sums = np.bincount(cluster, weights=residuals)
-    variance = g / (g - 1) * float((sums**2).sum()) / n**2
-    independent = float((residuals**2).sum()) / (n - 1) / n
-    half = student_t((1 + LEVEL) / 2, g - 1) * math.sqrt(variance)
-    return metric | {
-        "se": math.sqrt(variance),
-        "ci_low": mean - half,
-        "ci_high": mean + half,
-        "design_effect": variance / independent if independent > 0 else None,
-    }
-
-
-def _mean_of_extended(x: Floats) -> float:
-    """A mean with infinities in it: infinite, or NaN where they have both signs or one is NaN."""
-    infinite = x[~np.isfinite(x)]
-    return float(infinite[0]) if (infinite == infinite[0]).all() else math.nan

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from klcli.errors import KlcliError
-from klcli.judge.report import CorpusResult, Report, Tokens
-from klcli.judge.statistics import Metric
+from klcli.judge.intervals import Metric
+from klcli.judge.report import CorpusResult, Report, Slice, Tokens
 from klcli.render.numbers import apart, count, number, percent
 from klcli.render.text import visible
 
@@ -93,6 +93,22 @@ _PERPLEXITY_CORPUS = {
     "95 % high": ("perplexity", "ci_high"),
     "bits/byte": ("bits_per_byte", "value"),
 }
+
+_SLICED_BY = {
+    "confidence": "confidence",
+    "position": "row of the window",
+    "kind": "kind of text",
+}
+_COMPARE_SLICE = {
+    "KL mean": "kl",
+    "% of all KL": "share",
+    "NLL ref": "nll_reference",
+    "NLL cand": "nll_candidate",
+}
+_PERPLEXITY_SLICE = {"NLL": "nll", "% of all NLL": "share"}
+
+_CHANCE = 0.05
+"""A p-value above which a direction is taken for chance: its 95 % interval holds 0."""
 
 _PSEUDO = {"NLL": "pseudo-NLL", "perplexity": "pseudo-perplexity", "PPL": "pseudo-PPL"}
 """What is called another name where tokens were masked (Salazar et al. 2020)."""
@@ -191,13 +207,45 @@ def corpus_table(report: Report) -> Table | None:
     return Table(head=["corpus", "tokens", *heads], rows=rows)
 
 
-def flips(report: Report) -> str | None:
-    """How often only one of the models predicts the text's own token first."""
+def slice_tables(report: Report) -> list[Table]:
+    """The tokens by kind: a table for each of the slices that are to be shown."""
+    columns = _COMPARE_SLICE if report.command == "compare" else _PERPLEXITY_SLICE
+    tables = []
+    for by in report.shown_slices:
+        rows = [_slice_row(one, columns) for one in report.slices if one.by == by]
+        heads = [
+            f"{at_least(report, field)}{_pseudo(report, head)}" for head, field in columns.items()
+        ]
+        tables.append(Table(head=[_SLICED_BY[by], "tokens", *heads], rows=rows))
+    return [table for table in tables if table.rows]
+
+
+def flips(report: Report) -> list[str]:
+    """How often only one of the models predicts the text's own token first, and the direction."""
     metric = report.metrics.get("flips")
     if metric is None or metric["net"] is None:
-        return None
+        return []
     lost, gained, net = metric["lost"], metric["gained"], metric["net"]
-    return f"Flips of the right token: {lost:.0f} lost, {gained:.0f} gained, net {100 * net:+.4g} %"
+    volume = f"{100 * (metric['volume'] or 0):.4g} %{_ends(metric, 'volume', '')}"
+    return [
+        f"Flips of the right token: {lost:.0f} lost, {gained:.0f} gained, {volume}",
+        f"Net {100 * net:+.4g} %{_ends(metric, 'net', '+')}{_direction(net, metric['p'])}",
+    ]
+
+
+def _ends(metric: Metric, field: str, sign: str) -> str:
+    """The ends of an interval in percent, in brackets; nothing where they are not known."""
+    ends = (metric.get(f"{field}_low"), metric.get(f"{field}_high"))
+    known = [f"{100 * end:{sign}.3g}" for end in ends if end is not None]
+    return f" ({known[0]} to {known[1]})" if len(known) == len(ends) else ""
+
+
+def _direction(net: float, p: float | None) -> str:
+    """What the net flips say of the change, unless chance alone would do as much."""
+    if p is None:
+        return ""
+    said = "shows no direction" if p > _CHANCE else "helps" if net > 0 else "hurts"
+    return f", p {p:.2g}: the change {said}"
 
 
 def gate_lines(report: Report) -> list[GateLine]:
@@ -286,6 +334,14 @@ def _corpus_row(
 ) -> list[str]:
     cells = [_cell(metric, result.metrics[metric][field]) for metric, field in columns.values()]
     return [name, count(result.counts["tokens"]), *cells]
+
+
+def _slice_row(one: Slice, columns: Mapping[str, str]) -> list[str]:
+    cells = [
+        percent(one.means[field]) if field == "share" else number(one.means[field])
+        for field in columns.values()
+    ]
+    return [one.slice, count(one.tokens), *cells]
 
 
 def _macro_row(

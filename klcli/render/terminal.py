@@ -79,11 +79,13 @@ def _print_metrics(report: Report, console: Console) -> None:
     spreads = summary.spread_tables(report, summary.most_important(fitting))
     for table in (*spreads, values):
         _print_aligned(table, label, fitting, console)
-    if (flips := summary.flips(report)) is not None:
-        console.print(Text(flips))
+    if flips := summary.flips(report):
+        console.print(Text("\n".join(flips)))
         console.print()
     if corpora is not None and report.command == "compare":
         _print_compact(corpora, console)
+    for table in summary.slice_tables(report):
+        _print_compact(table, console)
 
 
 def _print_aligned(table: Table, label: int, fitting: int, console: Console) -> None:

@@ -41,6 +41,7 @@ def test_the_report_has_the_keys_of_the_contract(
     assert {
         "format", "format_version", "command", "signature", "reference", "candidate", "protocol",
         "environment", "counts", "metrics", "corpora", "outliers", "gates", "verdict", "warnings",
+        "clusters", "slices",
     } <= set(report)  # fmt: skip
     assert (report["format"], report["format_version"]) == ("klcli.report", 1)
     assert report["verdict"] is None
@@ -52,6 +53,34 @@ def test_the_report_has_the_keys_of_the_contract(
         "index", "document", "position", "token", "token_id", "before", "after", "kl", "score",
         "nll_reference", "nll_candidate", "top_reference", "top_candidate",
     }  # fmt: skip
+
+
+def test_every_slice_is_in_the_report_and_those_asked_for_in_the_table(
+    klcli: Run, reference: Path, candidate: Path, corpus: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "run.json"
+    done = klcli(
+        "compare", reference, candidate, corpus, "--context", "64", "--slice", "kind",
+        "--output", saved,
+    )  # fmt: skip
+    assert "kind of text" in done.out
+    assert "row of the window" not in done.out
+    report = json.loads(saved.read_text())
+    assert report["clusters"]["count"] == 28
+    assert -1 < report["clusters"]["lag1_correlation"] < 1
+    for by in ("confidence", "position", "kind"):
+        rows = [row for row in report["slices"] if row["by"] == by]
+        assert sum(row["tokens"] for row in rows) == report["counts"]["tokens"]
+        assert sum(row["share"] for row in rows) == pytest.approx(1)
+        mean = sum(row["tokens"] * row["kl"] for row in rows) / report["counts"]["tokens"]
+        assert mean == pytest.approx(report["metrics"]["kl"]["mean"])
+
+
+def test_a_gate_can_rest_on_the_end_of_a_quantile(
+    klcli: Run, reference: Path, candidate: Path, corpus: Path
+) -> None:
+    gates = ("--gate", "kl.p90_high<=1", "--gate", "top1_agreement.ci_low>=0.9")
+    assert klcli("compare", reference, candidate, corpus, "--context", "64", *gates).code == 0
 
 
 def test_a_model_against_itself_is_equal_at_every_token(

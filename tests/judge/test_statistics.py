@@ -4,18 +4,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from klcli.judge.statistics import (
-    COMPARE_METRICS,
-    MEAN_FIELDS,
-    PERPLEXITY_METRICS,
-    cluster_windows,
-    mean_metric,
-    quantile,
-    student_t,
-    summarise,
-)
+from klcli.judge.clusters import Clusters
+from klcli.judge.intervals import Metric
+from klcli.judge.statistics import COMPARE_METRICS, MEAN_FIELDS, PERPLEXITY_METRICS, summarise
+from klcli.judge.statistics import mean_metric as metric_of
 from klcli.measure.columns import Column
 from klcli.measure.scores import TokenScores, score_columns
 
@@ -30,9 +25,23 @@ def scores_of(*, paired: bool = True, tokens: int = 6, **given: Sequence[float])
     return TokenScores(columns | {name: np.array(values) for name, values in given.items()})
 
 
-def summary(scores: TokenScores) -> dict[str, dict[str, float | None]]:
+def summary(scores: TokenScores) -> dict[str, Metric]:
     everything = np.ones(len(scores), dtype=bool)
-    return summarise(scores, np.arange(len(scores)), everything)
+    return summarise(scores, apart(np.arange(len(scores))), everything)
+
+
+def apart(cluster: npt.NDArray[np.int64]) -> Clusters:
+    """Clusters of which none follows on another, such as documents."""
+    return Clusters(cluster, np.zeros(int(cluster.max(initial=0)) + 1, dtype=bool))
+
+
+def mean_metric(x: npt.NDArray[np.float64], cluster: npt.NDArray[np.int64]) -> Metric:
+    return metric_of(x, apart(cluster))
+
+
+def number(x: float | None) -> float:
+    assert x is not None
+    return x
 
 
 class TestMeans:
@@ -67,43 +76,6 @@ class TestMeans:
         assert mean_metric(many, many.astype(int))["p999"] == pytest.approx(
             np.quantile(many, 0.999)
         )
-
-
-@pytest.mark.parametrize("share", [0, 0.25, 0.5, 0.9, 0.99, 1])
-def test_quantiles_are_those_of_numpy(share: float) -> None:
-    x = np.sort(np.random.default_rng(1).normal(size=37))
-    assert quantile(x, share) == pytest.approx(np.quantile(x, share))
-
-
-def test_a_quantile_among_infinities_is_not_nan() -> None:
-    assert quantile(np.array([0.0, math.inf, math.inf]), 0.75) == math.inf
-
-
-@pytest.mark.parametrize(
-    ("degrees", "expected"),
-    [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (10, 2.22814), (31, 2.03951)],
-)
-def test_student_t_is_that_of_the_tables(degrees: int, expected: float) -> None:
-    assert student_t(0.975, degrees) == pytest.approx(expected, rel=2e-3)
-
-
-class TestClusters:
-    def test_twenty_documents_are_the_clusters(self) -> None:
-        cluster = cluster_windows(np.repeat(np.arange(20), 2))
-        assert cluster.tolist() == np.repeat(np.arange(20), 2).tolist()
-
-    @pytest.mark.parametrize("windows", [1, 5, 32, 33, 100, 1000])
-    def test_windows_of_one_document_make_at_most_32_equal_runs(self, windows: int) -> None:
-        cluster = cluster_windows(np.zeros(windows, dtype=int))
-        runs = np.unique(cluster, return_counts=True)[1]
-        assert len(runs) == windows if windows <= 32 else 16 <= len(runs) <= 32
-        assert set(runs[:-1]) <= {runs[0]}
-        assert (np.diff(cluster) >= 0).all()
-
-    def test_no_run_reaches_from_one_document_into_the_next(self) -> None:
-        cluster = cluster_windows(np.array([0] * 33 + [1] * 67))
-        assert not set(cluster[:33]) & set(cluster[33:])
-        assert cluster.max() + 1 == len(np.unique(cluster))
 
 
 class TestSummary:
@@ -141,10 +113,53 @@ class TestSummary:
                 top1_candidate=[1, 0, 0, 1, 0, 2],
             )
         )
-        assert found["flips"] == {
-            "lost": 2, "gained": 1, "net": -1 / 6, "volume": 0.5, "p": None,
-        }  # fmt: skip
+        flips = {name: found["flips"][name] for name in ("lost", "gained", "net", "volume")}
+        assert flips == {"lost": 2, "gained": 1, "net": -1 / 6, "volume": 0.5}
         assert found["top1_agreement"]["value"] == pytest.approx(2 / 6)
+
+    def test_net_flips_have_the_interval_and_p_of_the_paired_t_test(self) -> None:
+        # Differences 0 -1 -1 1 0 0: mean -1/6, s = √(17/30), t = -1/6 / (s/√6) with 5 d.f.
+        found = summary(
+            scores_of(
+                token_id=[1, 1, 1, 1, 1, 1],
+                top1_reference=[1, 1, 1, 0, 0, 0],
+                top1_candidate=[1, 0, 0, 1, 0, 2],
+            )
+        )["flips"]
+        half = 2.5706 * math.sqrt(17 / 30 / 6)
+        assert found["net_low"] == pytest.approx(-1 / 6 - half, rel=1e-3)
+        assert found["net_high"] == pytest.approx(-1 / 6 + half, rel=1e-3)
+        assert found["p"] == pytest.approx(0.610881, abs=1e-6)
+        assert number(found["volume_low"]) < 0.5 < number(found["volume_high"])
+
+    def test_no_flips_are_no_certainty(self) -> None:
+        found = summary(scores_of())
+        flips, agreement = found["flips"], found["top1_agreement"]
+        assert (flips["net"], flips["volume"], flips["p"]) == (0, 0, 1)
+        assert number(flips["volume_high"]) > 0.3
+        assert flips["net_high"] == flips["volume_high"] == -number(flips["net_low"])
+        assert (agreement["value"], agreement["ci_high"]) == (1, 1)
+        assert number(agreement["ci_low"]) < 0.7
+
+    def test_delta_p_rms_has_an_interval(self) -> None:
+        delta_p = np.random.default_rng(3).normal(size=200)
+        found = summary(scores_of(tokens=200, delta_p=list(delta_p)))["delta_p_rms"]
+        error = (delta_p**2).std(ddof=1) / math.sqrt(200) / (2 * math.sqrt((delta_p**2).mean()))
+        assert found["se"] == pytest.approx(error)
+        assert found["ci_high"] == pytest.approx(number(found["value"]) + 1.97196 * error)
+
+    def test_equal_models_have_a_delta_p_rms_of_0(self) -> None:
+        found = summary(scores_of())["delta_p_rms"]
+        assert found == {"value": 0, "se": None, "ci_low": None, "ci_high": None}
+
+    def test_one_cluster_gives_no_interval_at_all(self) -> None:
+        scores = scores_of(kl=[1.0, 2, 3, 4, 5, 6], delta_p=[0.1] * 6)
+        one = apart(np.zeros(6, dtype=np.int64))
+        found = summarise(scores, one, np.ones(6, dtype=bool))
+        unknown = ("se", "ci_low", "ci_high", "design_effect", "n_eff", "p", "net_low",
+                   "median_low", "p99_high", "volume_high")  # fmt: skip
+        for metric in found.values():
+            assert {metric[name] for name in unknown if name in metric} <= {None}
 
     def test_delta_p_rms_is_the_root_of_the_mean_square(self) -> None:
         found = summary(scores_of(delta_p=[0.3, -0.4, 0.0, 0, 0, 0]))

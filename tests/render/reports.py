@@ -10,8 +10,9 @@ from rich.console import Console
 
 from klcli.errors import Notice
 from klcli.judge.gate import GateResult
-from klcli.judge.report import CorpusResult, Outlier, Report, Tokens
-from klcli.judge.statistics import FLIP_FIELDS, MEAN_FIELDS, VALUE_FIELDS, Metric
+from klcli.judge.intervals import Metric
+from klcli.judge.report import CorpusResult, Outlier, Report, Slice, SliceBy, Tokens
+from klcli.judge.statistics import FLIP_FIELDS, MEAN_FIELDS, PROPORTION_FIELDS, VALUE_FIELDS
 from klcli.measure.scores import TokenScores, score_columns
 from klcli.render.terminal import TokenChoice, render_terminal
 
@@ -57,6 +58,19 @@ def value(x: float | None, **fields: float | None) -> Metric:
     return {**dict.fromkeys(VALUE_FIELDS), "value": x, **fields}
 
 
+def share(x: float | None, **fields: float | None) -> Metric:
+    """A metric that is a share of the tokens."""
+    return {**dict.fromkeys(PROPORTION_FIELDS), "value": x, **fields}
+
+
+def flips(**fields: float | None) -> Metric:
+    """Flips without a direction, unless ``fields`` gives them one."""
+    known = {"lost": 7, "gained": 13, "net": 0.0016741, "net_low": -0.00081, "net_high": 0.00416,
+             "volume": 0.0055804, "volume_low": 0.0036, "volume_high": 0.0086,
+             "p": 0.1804}  # fmt: skip
+    return {**dict.fromkeys(FLIP_FIELDS), **known, **fields}
+
+
 def compare_metrics(kl: float | None = 0.0123456) -> dict[str, Metric]:
     """Metrics of a comparison; a KL of None stands for a file without text."""
     return {
@@ -72,11 +86,11 @@ def compare_metrics(kl: float | None = 0.0123456) -> dict[str, Metric]:
         "perplexity_ratio": value(1.01005, ci_low=0.998, ci_high=1.0222),
         "bits_per_byte_reference": value(None),
         "bits_per_byte_candidate": value(None),
-        "top1_agreement": value(0.9665),
+        "top1_agreement": share(0.9665, ci_low=0.96, ci_high=0.972),
         "overlap_5": mean(0.98),
         "delta_p": mean(-0.0007),
-        "delta_p_rms": value(0.0067, se=0.0003),
-        "flips": dict(zip(FLIP_FIELDS, (7, 13, 0.0016741, 0.0055804, None), strict=True)),
+        "delta_p_rms": value(0.0067, se=0.0003, ci_low=0.0061, ci_high=0.0073),
+        "flips": flips(),
         "entropy_reference": mean(2.13),
         "entropy_candidate": mean(2.12),
         "rank_reference": mean(4.1),
@@ -130,6 +144,20 @@ COUNTS: dict[str, int | None] = {
 }  # fmt: skip
 
 
+def one_slice(by: SliceBy, name: str, tokens: int, **means: float | None) -> Slice:
+    """A slice of a comparison."""
+    known = {"kl": 0.001, "share": 0.5, "nll_reference": 2.1411, "nll_candidate": 2.1511}
+    return Slice(by=by, slice=name, tokens=tokens, means={**known, **means})
+
+
+SLICES = [
+    one_slice("confidence", "0–0.25", 1774, kl=0.000998, share=0.48692),
+    one_slice("confidence", "0.25–0.5", 1810, kl=0.001205, share=0.51308),
+    one_slice("kind", "word start", 3521, kl=None, share=None),
+    one_slice("kind", "URL", 63, kl=np.inf, share=None),
+]
+
+
 def compare_report(**changes: Any) -> Report:
     """A comparison of two models on one text."""
     model = {"kind": "causal", "revision": None, "dtype": "float32", "device": "cpu"}
@@ -145,8 +173,10 @@ def compare_report(**changes: Any) -> Report:
                   "special_tokens": "text", "documents": "file", "limit": None},
         environment={"klcli": "0.1.0"},
         counts={**COUNTS, "outliers": 28},
+        clusters={"count": 28, "lag1_correlation": -0.02},
         metrics=compare_metrics(),
         corpora=[corpus("corpus.txt", compare_metrics())],
+        slices=SLICES,
         outliers=[outlier(), outlier(score=None, flagged=False, top_reference=[])],
         tokens=tokens(),
     )  # fmt: skip
@@ -162,6 +192,7 @@ def perplexity_report(**changes: Any) -> Report:
         metrics=perplexity_metrics(),
         corpora=[corpus("corpus.txt", perplexity_metrics())],
         outliers=(),
+        slices=[Slice(by="position", slice="0", tokens=56, means={"nll": 3.1, "share": 0.0156})],
         tokens=tokens(paired=False),
     )
     return replace(report, **changes)

@@ -42,6 +42,12 @@ def test_a_page_looks_as_it_should(name: str, report: Report) -> None:
     golden.check(f"{name}.md", as_markdown(report))
 
 
+def test_slices_are_tables() -> None:
+    page = as_markdown(compare_report(shown_slices=("confidence", "kind")))
+    assert "| 0–0.25 | 1,774 | 0.000998 | 48.692 | 2.1411 | 2.1511 |" in page
+    assert "| URL | 63 | inf | – | 2.1411 | 2.1511 |" in page
+
+
 def test_hostile_text_becomes_nothing_but_text() -> None:
     kinds = {part.type for part in inline_parts(as_markdown(hostile_report()))}
     assert kinds <= {"text", "text_special", "code_inline", "softbreak", "strong_open",

@@ -11,6 +11,7 @@ from reports import (
     compare_metrics,
     compare_report,
     corpus,
+    flips,
     gate,
     gated_report,
     hostile_report,
@@ -56,6 +57,18 @@ def test_a_table_of_all_tokens_looks_as_it_should(name: str) -> None:
 def test_hostile_tokens_keep_their_columns() -> None:
     report = compare_report(tokens=tokens(list(HOSTILE.values()), documents=2))
     golden.check("hostile-tokens.txt", on_terminal(report, tokens="all"))
+
+
+def test_slices_are_tables() -> None:
+    report = replace(REPORTS["compare"], shown_slices=("confidence", "kind"))
+    golden.check("slices.txt", on_terminal(report, tokens="none"))
+
+
+def test_slices_of_one_model_are_those_of_its_nll() -> None:
+    text = on_terminal(replace(REPORTS["perplexity"], shown_slices=("position",)))
+    assert re.search(
+        r"row of the window +tokens +NLL +% of all NLL\n─+\n0 +56 +3.1000 +1.5600\n", text
+    )
 
 
 def test_a_wide_terminal_shows_more_quantiles() -> None:
@@ -137,9 +150,23 @@ def test_a_row_says_what_is_not_known_infinite_or_tiny(
     assert row.removeprefix("KL(ref ‖ cand)").split() == cells
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({}, "Net +0.1674 % (-0.081 to +0.416), p 0.18: the change shows no direction"),
+        ({"p": 0.004}, "p 0.004: the change helps"),
+        ({"net": -0.0016741, "p": 0.04}, "p 0.04: the change hurts"),
+        ({"p": None, "net_low": None, "net_high": None}, "Net +0.1674 %\n"),
+    ],
+)
+def test_net_flips_say_whether_the_change_hurts(fields: dict[str, float | None], says: str) -> None:
+    report = compare_report(metrics={**compare_metrics(), "flips": flips(**fields)})
+    assert says in on_terminal(report)
+
+
 def test_flips_are_left_out_where_no_token_is_known() -> None:
-    flips = dict.fromkeys(("lost", "gained", "net", "volume", "p"))
-    report = compare_report(metrics={**compare_metrics(), "flips": flips})
+    unknown = dict.fromkeys(flips())
+    report = compare_report(metrics={**compare_metrics(), "flips": unknown})
     assert "Flips" not in on_terminal(report)
 
 

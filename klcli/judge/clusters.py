@@ -1,0 +1,131 @@
+"""Which tokens stand together: the clusters over which all errors are taken.
+
+Tokens of one text are not independent. Where there are many documents each is a cluster; a long
+document is cut into runs of consecutive windows. Neighbours may still correlate: paragraphs and
+lines are documents too.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.integer[Any]]
+Bools = npt.NDArray[np.bool_]
+
+DOCUMENTS_ENOUGH = 20
+MOST_BLOCKS = 32
+
+
+def cluster_windows(document: Ints) -> Ints:
+    """The cluster of every window of a corpus, from 0 on, by the document of each, in order.
+
+    Documents where there are at least 20; otherwise runs of consecutive windows of a document, at
+    most about 32 in all: single windows of one text correlate with their neighbours.
+    """
+    begins = np.flatnonzero(np.diff(document, prepend=-1))
+    counts = np.diff(np.append(begins, len(document)))
+    if len(begins) >= DOCUMENTS_ENOUGH:
+        return np.repeat(np.arange(len(begins)), counts)
+    length = max(1, math.ceil(len(document) / MOST_BLOCKS))
+    place = np.arange(len(document)) - np.repeat(begins, counts)
+    starts_cluster = place % length == 0
+    return np.cumsum(starts_cluster) - 1
+
+
+def follow(cluster: Ints, corpus: Ints) -> Bools:
+    """Whether each cluster follows on one of the same corpus.
+
+    ``cluster`` and ``corpus`` have one number a window, in order.
+    """
+    first = np.flatnonzero(np.diff(cluster, prepend=-1))
+    same: Bools = np.diff(corpus[first], prepend=-1) == 0
+    return same
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """The cluster ``of`` each token, and whether each cluster ``follows`` on the one before it.
+
+    Clusters of different corpora do not, and are taken as independent.
+    """
+
+    of: Ints
+    follows: Bools
+
+    def among(self, chosen: Bools) -> "Clusters":
+        """The clusters of some of the tokens."""
+        return Clusters(self.of[chosen], self.follows)
+
+    def __len__(self) -> int:
+        """How many clusters have a token."""
+        return int((self.sizes > 0).sum())
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there are."""
+        return len(self.of)
+
+    @cached_property
+    def sizes(self) -> Ints:
+        """How many tokens each cluster has."""
+        return np.bincount(self.of, minlength=len(self.follows))
+
+    @cached_property
+    def has_neighbours(self) -> bool:
+        """Whether some cluster follows on another."""
+        return bool(self._pairs.any())
+
+    @cached_property
+    def _pairs(self) -> Bools:
+        """Whether each cluster but the first follows on the one before it, and both have tokens."""
+        present = self.sizes > 0
+        return present[1:] & present[:-1] & self.follows[1:]
+
+    @property
+    def degrees(self) -> int:
+        """Degrees of freedom of an error: G - 1.
+
+        Half of that where clusters follow on each other: the covariance of neighbours is estimated
+        too, and costs about that much (tests/judge/coverage.py simulates the coverage).
+        """
+        free = len(self) - 1
+        return max(1, free // 2) if self.has_neighbours else free
+
+    def sums(self, x: Floats) -> Floats:
+        """The sum of ``x`` (one a token) over each cluster."""
+        return np.bincount(self.of, weights=x, minlength=len(self.follows)).astype(np.float64)
+
+    def counts(self, chosen: Bools) -> Ints:
+        """How many of the ``chosen`` tokens each cluster has."""
+        return np.bincount(self.of[chosen], minlength=len(self.follows))
+
+    def variance(self, sums: Floats) -> float:
+        """The variance of a total, by the sums s_g of its residuals over each cluster.
+
+        G/(G-1) · Σ s_g² (CR1; Cameron and Miller 2015), and where clusters follow on each other
+        2 · Σ s_g·s_(g+1) more, if that is positive (Newey and West 1987 with one lag, untapered).
+        That residuals add up to 0 makes each product -Σ s_g²/G² by itself, which is taken back.
+        """
+        g, own = len(self), float((sums**2).sum())
+        pairs = self._pairs
+        neighbours = float((sums[1:] * sums[:-1])[pairs].sum()) + int(pairs.sum()) * own / g**2
+        return g / (g - 1) * (own + 2 * max(neighbours, 0.0))
+
+    def lag1_correlation(self, x: Floats) -> float | None:
+        """How the means of ``x`` over clusters correlate with those of the clusters they follow.
+
+        None where no cluster follows on another, or all means are alike.
+        """
+        if not self.has_neighbours:
+            return None
+        present = self.sizes > 0
+        means = self.sums(x) / np.maximum(self.sizes, 1)
+        deviations = np.where(present, means - means[present].mean(), 0.0)
+        spread = float((deviations**2).mean()) * len(present) / len(self)
+        together = float((deviations[1:] * deviations[:-1])[self._pairs].mean())
+        return together / spread if spread > 0 else None
