@@ -1,11 +1,13 @@
 """What klcli does, as functions: ``compare``, ``perplexity`` and ``record``."""
 
+import contextlib
 import gc
+import math
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast, get_args
@@ -14,25 +16,44 @@ import torch
 
 import klcli
 from klcli.errors import Notice, UsageError
-from klcli.judge.conclude import Conditions, conclude
-from klcli.judge.gate import Gate, parse_gate
-from klcli.judge.report import Report
+from klcli.judge.baseline import BaselineRun
+from klcli.judge.clusters import LEVEL
+from klcli.judge.conclude import Conditions, Judging, conclude
+from klcli.judge.gate import Gate, Rules, interval_fields, judge, overall, parse_gate
+from klcli.judge.report import Report, read_report
+from klcli.judge.sequential import draw_order
 from klcli.judge.slices import check_slices
 from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
-from klcli.measure.align import Scope, align
+from klcli.judge.until import Until, parse_until
+from klcli.measure.align import Alignment, Scope, align
 from klcli.measure.evaluate import Progress, evaluate
+from klcli.measure.run import (
+    REPORT,
+    RunFolder,
+    SavedRun,
+    check_run_place,
+    check_shards,
+    gather,
+    join_runs,
+    open_run,
+    parse_shard,
+    writing,
+)
 from klcli.measure.scores import SIDES
 from klcli.sources import OpenSource, kind_of, open_source
-from klcli.sources.loading import load_model
+from klcli.sources.loading import NoiseFloor, load_model, read_differently
 from klcli.sources.model import BATCH_TOKENS, ModelSource
 from klcli.sources.options import DtypeName, LoadOptions, TaskChoice, Values
 from klcli.sources.recorder import KindChoice, Recorded, check_place
 from klcli.sources.recorder import record as write_recording
+from klcli.sources.recording import masking_of
 from klcli.text.corpus import STDIN, Corpus, DocumentSplit, read_corpus
 from klcli.text.masking import Pll
-from klcli.text.windows import Bos, ProtocolName, SpecialTokens, WindowTable
+from klcli.text.windows import Bos, ProtocolName, SpecialTokens, WindowTable, plan_batches
 
 DEFAULT_OUTLIERS = 10
+NOISE_WINDOWS = 8
+"""Windows on which the noise floor is measured."""
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -45,6 +66,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "values": get_args(Values),
     "task": get_args(TaskChoice),
     "pll": get_args(Pll),
+    "noise_floor": get_args(NoiseFloor),
 }
 DEFAULT_TOP_K = 1024
 
@@ -64,7 +86,14 @@ class RunOptions(TypedDict, total=False):
     model).
 
     ``batch_tokens`` is how many ids a model reads at once. ``gates`` are texts such as
-    "kl.mean<=0.01"; ``allow_excluded`` lets them pass although tokens were left out. ``slices``
+    "kl.mean<=0.01"; ``allow_excluded`` lets them pass although tokens were left out. With
+    ``gate_confidence`` (0.95, say) intervals decide, and a gate may be inconclusive. ``baseline``
+    is an earlier run that gates such as "kl.mean<=1.1*baseline" speak of: its folder, or its report
+    (.json). ``until`` ends the run early: "decided", when every gate is, or "kl.mean±0.001", when
+    that is known so well, with ``gate_confidence`` (0.95 if not given), windows being drawn at
+    random with ``seed``; ``kl_bound`` is the most a token's KL can be, if you know it. ``run`` is a
+    folder to keep the run in, which goes on there if it was killed; ``shard`` "3/16" scores that
+    part of it only, and ``merge`` joins them. ``slices``
     ("confidence", "position", "kind") are those that tables show. ``progress`` is called with the
     tokens scored so far and the tokens in all; ``status`` with what is being done before that;
     ``announce`` with what a user should know before a long run.
@@ -76,7 +105,7 @@ class RunOptions(TypedDict, total=False):
     score_from: int | None
     bos: Bos
     special_tokens: SpecialTokens | None
-    documents: DocumentSplit
+    documents: DocumentSplit | None
     limit: int | None
     pll: Pll | None
     mask_every: int | None
@@ -92,6 +121,13 @@ class RunOptions(TypedDict, total=False):
     gates: Sequence[str]
     slices: Sequence[str]
     allow_excluded: bool
+    gate_confidence: float | None
+    baseline: str | None
+    until: str | None
+    kl_bound: float | None
+    seed: int
+    run: str | None
+    shard: str | None
     progress: Progress | None
     status: Callable[[str], None] | None
     announce: Callable[[str], None] | None
@@ -101,12 +137,14 @@ class CompareOptions(RunOptions, total=False):
     """Keyword arguments of ``compare`` beside those of ``RunOptions``.
 
     ``outliers`` is how many outlier tokens are reported. ``one_at_a_time`` keeps one model in
-    memory at a time: the reference goes through a temporary recording. What stands for one side
-    only goes before what stands for both.
+    memory at a time: the reference goes through a temporary recording. ``noise_floor`` ("batch",
+    "dtype" or "attention") scores the reference against itself too, read in that other way. What
+    stands for one side only goes before what stands for both.
     """
 
     outliers: int
     one_at_a_time: bool
+    noise_floor: NoiseFloor | None
     reference_dtype: DtypeName | None
     candidate_dtype: DtypeName | None
     reference_device: str | None
@@ -177,6 +215,98 @@ def perplexity(model: str, corpus: Paths = (), **options: Unpack[RunOptions]) ->
     (options.get("status") or _silent)(f"loading {model}")
     source = open_source(model, load)
     return _report([source], corpora, _scope(options), options, gates)
+
+
+def report(
+    run: str,
+    *,
+    gates: Sequence[str] = (),
+    gate_confidence: float | None = None,
+    baseline: str | None = None,
+    allow_excluded: bool = False,
+    outliers: int = DEFAULT_OUTLIERS,
+    slices: Sequence[str] = (),
+) -> Report:
+    """Show a saved run again, under these gates.
+
+    Args:
+        run: a folder kept with ``run``, or a report (.json), which holds no single tokens.
+        gates, gate_confidence, baseline, allow_excluded, outliers, slices: as for ``compare``.
+
+    Raises:
+        KlcliError: it cannot be read, or what is asked for needs tokens that are not there.
+    """
+    options = {
+        "gates": gates,
+        "gate_confidence": gate_confidence,
+        "baseline": baseline,
+        "allow_excluded": allow_excluded,
+        "slices": slices,
+    }
+    _check_confidence(options)
+    if run.endswith(".json"):
+        return _judged_again(read_report(run), options)
+    return _concluded([open_run(Path(run))], options, outliers)
+
+
+def merge(runs: Sequence[str], output: str) -> Report:
+    """Join the shards of one run, as ``shard`` split it, into one: the same report as of one run.
+
+    Args:
+        runs: the folders of all shards.
+        output: the folder to keep the whole run in.
+
+    Raises:
+        KlcliError: a shard is missing, incomplete, twice there, or of another run.
+    """
+    saved = [open_run(Path(run)) for run in runs]
+    check_shards(saved)
+    check_run_place(Path(output))
+    whole = _concluded(saved, {}, saved[0].manifest["keep"] // 2)
+    join_runs(saved, Path(output), whole.to_dict())
+    return whole
+
+
+def _judged_again(given: Report, options: Mapping[str, Any]) -> Report:
+    """A report that was read from a file, under other gates."""
+    known = COMPARE_METRICS if given.command == "compare" else PERPLEXITY_METRICS
+    gates = _gates(options, known)
+    if options.get("gate_confidence") not in (None, LEVEL):
+        raise UsageError(f"a report has intervals of {LEVEL:.0%} only: give the run's folder")
+    if options.get("baseline") is not None:
+        raise UsageError("a report holds no tokens to pair with a baseline: give the run's folder")
+    if not gates:
+        return given
+    rules = Rules(
+        excluded=given.counts["excluded"] or 0,
+        allow_excluded=options["allow_excluded"],
+        lower_bounds=given.lower_bounds,
+        confidence=options.get("gate_confidence"),
+        tokens=given.counts["tokens"] or 0,
+    )
+    results = judge(gates, given.metrics, rules)
+    return replace(given, gates=results, verdict=overall(results))
+
+
+def _concluded(runs: Sequence[SavedRun], options: Mapping[str, Any], outliers: int) -> Report:
+    """The report of a saved run, or of all shards of one."""
+    manifest = runs[0].manifest
+    gates = _gates(options, COMPARE_METRICS if runs[0].paired else PERPLEXITY_METRICS)
+    evaluation = gather(list(runs))
+    alignment = Alignment(
+        table=evaluation.table,
+        names=runs[0].names,
+        vocabulary_size=manifest["vocabulary_size"],
+        notices=tuple(Notice(**notice) for notice in manifest["notices"]),
+    )
+    return conclude(
+        evaluation,
+        alignment,
+        Conditions(models=manifest["models"], environment=manifest["environment"]),
+        _judging(gates, options, evaluation.table, paired=runs[0].paired),
+        shown_outliers=outliers,
+        shown_slices=check_slices(_several(options.get("slices", ()))),
+    )
 
 
 def record(
@@ -315,25 +445,155 @@ def _report(
     alignment = align(sources, corpora, scope)
     alignment = replace(alignment, notices=(*notices, *alignment.notices))
     shown: int = cast("CompareOptions", options).get("outliers", DEFAULT_OUTLIERS)
+    judging = _judging(gates, options, alignment.table, paired=len(sources) == 2)
     if any(isinstance(source, ModelSource) for source in sources):
         _announce(alignment.table, options)
-    evaluation = evaluate(
-        alignment.table,
-        sources,
-        batch_tokens=options.get("batch_tokens") or _batch_tokens(sources),
-        vocabulary_size=alignment.vocabulary_size,
-        keep=2 * shown,
-        progress=options.get("progress"),
-    )
-    return conclude(
-        evaluation,
-        alignment,
-        _conditions(sources),
+    plan = _plan(alignment.table, sources, options, at_random=judging.until is not None)
+    shard = parse_shard(options.get("shard"), options.get("run"))
+    with _kept_run(sources, alignment, options, keep=2 * shown) as kept:
+        evaluation = evaluate(
+            alignment.table,
+            sources,
+            batch_tokens=_budget(sources, options),
+            vocabulary_size=alignment.vocabulary_size,
+            keep=2 * shown,
+            progress=options.get("progress"),
+            plan=plan,
+            shard=shard,
+            store=kept,
+            watch=judging.until,
+        )
+        report = conclude(
+            evaluation,
+            replace(alignment, table=evaluation.table),
+            _conditions(sources),
+            judging,
+            shown_outliers=shown,
+            shown_slices=check_slices(_several(options.get("slices", ()))),
+            noise_floor=_noise_floor(sources, alignment, options),
+        )
+        if kept is not None:
+            kept.complete(report.to_dict())
+    return report
+
+
+def _judging(
+    gates: Sequence[Gate], options: Mapping[str, Any], table: WindowTable, *, paired: bool
+) -> Judging:
+    until, confidence = options.get("until"), options.get("gate_confidence")
+    watch = None
+    if until is not None:
+        known = COMPARE_METRICS if paired else PERPLEXITY_METRICS
+        watch = Until(
+            goal=parse_until(until, gates, known=known),
+            gates=gates,
+            alpha=1 - (confidence or LEVEL),
+            kl_bound=options.get("kl_bound"),
+            table=table,
+        )
+    return Judging(
         gates=gates,
         allow_excluded=options.get("allow_excluded", False),
-        shown_outliers=shown,
-        shown_slices=check_slices(_several(options.get("slices", ()))),
+        confidence=confidence,
+        baseline=_open_baseline(options.get("baseline"), gates),
+        until=watch,
     )
+
+
+def _open_baseline(path: str | None, gates: Sequence[Gate]) -> BaselineRun | None:
+    if path is None:
+        if relative := [gate.text for gate in gates if gate.relative]:
+            raise UsageError(f"--gate {relative[0]!r} speaks of a baseline: give --baseline RUN")
+        return None
+    if path.endswith(".json"):
+        return BaselineRun(name=path, report=read_report(path), run=None)
+    run = open_run(Path(path))
+    return BaselineRun(name=path, report=read_report(str(run.folder / REPORT)), run=run)
+
+
+def _plan(
+    table: WindowTable,
+    sources: Sequence[OpenSource],
+    options: Mapping[str, Any],
+    *,
+    at_random: bool,
+) -> list[list[int]]:
+    """Which windows are read together, at random in the order in which they are drawn."""
+    budget = _budget(sources, options)
+    if not at_random:
+        return plan_batches(table.windows, budget)
+    order = draw_order(len(table.windows), options.get("seed", 0))
+    drawn = plan_batches([table.windows[n] for n in order], budget, by_length=False)
+    return [[order[place] for place in batch] for batch in drawn]
+
+
+@contextlib.contextmanager
+def _kept_run(
+    sources: Sequence[OpenSource], alignment: Alignment, options: Mapping[str, Any], *, keep: int
+) -> Iterator[RunFolder | None]:
+    """The folder that a run is kept in, None where it is kept nowhere."""
+    folder = options.get("run")
+    if folder is None:
+        yield None
+        return
+    if options.get("until") is not None:
+        raise UsageError("--until ends a run early, and --run keeps whole ones: leave one out")
+    conditions = _conditions(sources)
+    request = {
+        "models": [_identity(source) for source in sources],
+        "batch_tokens": _budget(sources, options),
+        "keep": keep,
+        "shard": options.get("shard"),
+        "limit": alignment.table.protocol.get("limit"),
+        "masking": masking_of(alignment.table),
+    }
+    about = {
+        "paired": len(sources) == 2,
+        "keep": keep,
+        "vocabulary_size": alignment.vocabulary_size,
+        "models": conditions.models,
+        "environment": conditions.environment,
+        "notices": [asdict(notice) for notice in alignment.notices],
+    }
+    place = Path(folder)
+    with writing(place, request, alignment.table, alignment.names, about) as kept:
+        yield kept
+
+
+def _identity(source: OpenSource) -> dict[str, Any]:
+    """What makes a source the same one when a run goes on."""
+    about = {key: value for key, value in source.provenance.items() if key != "device"}
+    if isinstance(source, ModelSource):
+        about["weights"] = source.weights_fingerprint()
+    return about
+
+
+def _noise_floor(
+    sources: Sequence[OpenSource], alignment: Alignment, options: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The KL of the reference from itself, read in another way, on the first windows."""
+    by: NoiseFloor | None = options.get("noise_floor")
+    if by is None:
+        return None
+    reference = sources[0]
+    if not isinstance(reference, ModelSource):
+        raise UsageError(f"--noise-floor reads the REFERENCE again: {reference.name} is no model")
+    (options.get("status") or _silent)("measuring the noise floor")
+    table = replace(alignment.table, windows=alignment.table.windows[:NOISE_WINDOWS])
+    (load, _) = _load_options(options, (reference.name, reference.name))
+    again = read_differently(reference, by, load)
+    found = evaluate(
+        table,
+        [reference, again],
+        batch_tokens=_budget(sources, options),
+        vocabulary_size=alignment.vocabulary_size,
+    )
+    return {"by": by, "kl": float(found.scores["kl"].mean()), "tokens": len(found.scores)}
+
+
+def _budget(sources: Sequence[OpenSource | ModelSource], options: Mapping[str, Any]) -> int:
+    given: int | None = options.get("batch_tokens")
+    return given or _batch_tokens(sources)
 
 
 def _check_options(options: Mapping[str, Any], known: type) -> None:
@@ -342,6 +602,7 @@ def _check_options(options: Mapping[str, Any], known: type) -> None:
     check_slices(_several(options.get("slices", ())))
     _check_counts(options)
     _check_choices(options)
+    _check_confidence(options)
 
 
 def _read(corpus: Paths, options: Mapping[str, Any]) -> list[Corpus]:
@@ -350,11 +611,22 @@ def _read(corpus: Paths, options: Mapping[str, Any]) -> list[Corpus]:
     names = [os.fspath(path) for path in paths]
     if names.count(STDIN) > 1:
         raise UsageError("stdin (-) can be read once: name it once")
-    return [read_corpus(name, options.get("documents", "file")) for name in names]
+    return [read_corpus(name, _documents(options)) for name in names]
+
+
+def _documents(options: Mapping[str, Any]) -> DocumentSplit:
+    given: DocumentSplit | None = options.get("documents")
+    return given or ("line" if options.get("protocol") == "evaluate" else "file")
 
 
 def _gates(options: Mapping[str, Any], metrics: Mapping[str, tuple[str, ...]]) -> list[Gate]:
-    return [parse_gate(text, metrics) for text in _several(options.get("gates", ()))]
+    gates = [parse_gate(text, metrics) for text in _several(options.get("gates", ()))]
+    if options.get("gate_confidence") is not None:
+        for gate in gates:
+            interval_fields(gate, metrics)
+    if options.get("run") is not None:
+        check_run_place(Path(options["run"]))
+    return gates
 
 
 def _several(given: str | Sequence[str]) -> Sequence[str]:
@@ -362,7 +634,7 @@ def _several(given: str | Sequence[str]) -> Sequence[str]:
 
 
 def _scope(options: Mapping[str, Any]) -> Scope:
-    return Scope(**_picked(options, Scope))
+    return Scope(**_picked(options, Scope) | {"documents": _documents(options)})
 
 
 def _announce(table: WindowTable, options: Mapping[str, Any]) -> None:
@@ -378,6 +650,14 @@ def _announce(table: WindowTable, options: Mapping[str, Any]) -> None:
 
 def _silent(_: str) -> None:
     """Tell nobody."""
+
+
+def _check_confidence(options: Mapping[str, Any]) -> None:
+    confidence, bound = options.get("gate_confidence"), options.get("kl_bound")
+    if confidence is not None and not 0.5 <= confidence < 1:
+        raise UsageError(f"--gate-confidence {confidence:g}: from 0.5 to below 1 is wanted")
+    if bound is not None and not 0 < bound < math.inf:
+        raise UsageError(f"--kl-bound {bound:g}: a number of nats above 0 is wanted")
 
 
 def _check_counts(options: Mapping[str, Any]) -> None:

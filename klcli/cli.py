@@ -68,7 +68,8 @@ def cli() -> None:
     klcli compare model-a model-b corpus.txt --gate 'kl.mean<=0.01' --output run.json
     klcli perplexity model corpus.txt
 
-    Exit codes: 0 done, and every gate passed; 1 error; 2 usage; 3 a gate failed; 130 interrupted.
+    Exit codes: 0 done, and every gate passed; 1 error; 2 usage; 3 a gate failed; 4 a gate is
+    inconclusive; 130 interrupted.
     """  # noqa: D301
 
 
@@ -88,9 +89,12 @@ TASKS = click.Choice(["auto", "causal", "masked"])
 window_options = _options(
     click.option(
         "--protocol",
-        type=click.Choice(["rolling", "llama.cpp"]),
+        type=click.Choice(["rolling", "llama.cpp", "lm-eval", "strided", "evaluate", "exllamav3"]),
         help="How the text becomes windows: rolling scores every token but the first of a document "
-        "once; llama.cpp scores the second half of disjoint chunks, as that program does. The four "
+        "once. Others score as programs of their name do: llama.cpp the second half of disjoint "
+        "chunks; lm-eval rolling, with a prefix token and the last window filled up; strided the "
+        "sliding window of the Hugging Face guide; evaluate each line behind a BOS; exllamav3 "
+        "disjoint rows. The four "
         "options below change its parts.  [default: rolling]",
     ),
     click.option(
@@ -129,10 +133,8 @@ window_options = _options(
     click.option(
         "--documents",
         type=click.Choice(["file", "line", "blank"]),
-        default="file",
-        show_default=True,
         help="What one document is: the file, a line, or a paragraph between blank lines. A line "
-        "of .jsonl is always one.",
+        "of .jsonl is always one.  [default: file; line with --protocol evaluate]",
     ),
     click.option(
         "--limit",
@@ -227,6 +229,41 @@ def _source_options(*, sided: bool) -> Callable[[Command], Command]:
     )
 
 
+run_options = _options(
+    click.option(
+        "--until",
+        metavar="GOAL",
+        help="End early: 'decided', when every gate is, or 'kl.mean±0.001' (or +-), when the mean "
+        "is known that well. Windows are drawn at random, and the answer is about this text.",
+    ),
+    click.option(
+        "--kl-bound",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="NATS",
+        help="The most the KL of a token can be, if you know it: --until is then exact, not "
+        "asymptotic.",
+    ),
+    click.option(
+        "--seed",
+        type=int,
+        default=0,
+        show_default=True,
+        help="In which random order --until draws windows.",
+    ),
+    click.option(
+        "--run",
+        type=click.Path(),
+        metavar="DIR",
+        help="Keep the run in a folder, for klcli report and --baseline. The same command goes on "
+        "there after a kill.",
+    ),
+    click.option(
+        "--shard",
+        metavar="I/N",
+        help="Score only the I-th of N parts, to be joined by klcli merge. Needs --run.",
+    ),
+)
+
 output_options = _options(
     click.option(
         "--tokens",
@@ -269,6 +306,21 @@ output_options = _options(
         "JSON, <= or >=. Can be given several times.",
     ),
     click.option(
+        "--gate-confidence",
+        type=click.FloatRange(0.5, 1, max_open=True),
+        metavar="P",
+        help="Let intervals of this confidence decide: a gate passes if the whole interval is "
+        "inside, fails if it is wholly outside, and is inconclusive otherwise (exit code 4).  "
+        "[default: the number itself decides]",
+    ),
+    click.option(
+        "--baseline",
+        type=click.Path(exists=True),
+        metavar="RUN",
+        help="An earlier run that gates such as 'kl.mean<=1.1*baseline' speak of: a folder kept "
+        "with --run, paired token by token, or a report (.json).",
+    ),
+    click.option(
         "--allow-excluded",
         is_flag=True,
         help="Let a gate pass although tokens were left out because a model gave NaN or +inf.",
@@ -298,6 +350,13 @@ output_options = _options(
     help="Keep one model in memory at a time: the reference's predictions go through a temporary "
     "recording.",
 )
+@click.option(
+    "--noise-floor",
+    type=click.Choice(["batch", "dtype", "attention"]),
+    help="Score the reference against itself too, one sequence at a time, in another number format "
+    "or with the plain attention kernel: a KL below that shows nothing.",
+)
+@run_options
 @output_options
 def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: Any) -> int:
     """Compare what two models predict: KL, NLL and perplexity; outliers; gates.
@@ -326,6 +385,7 @@ def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: 
 @click.argument("corpus", nargs=-1)
 @window_options
 @_source_options(sided=False)
+@run_options
 @output_options
 def perplexity(model: str, corpus: tuple[str, ...], **options: Any) -> int:
     """Score a text with one model: NLL, perplexity, bits per byte.
@@ -398,6 +458,69 @@ def record(model: str, corpus: tuple[str, ...], output: str, quiet: bool, **opti
             err=True,
         )
     return ExitCode.DONE
+
+
+def _judging_options(command: Command) -> Command:
+    """Of the output options, those that a saved run can be shown with; outliers besides."""
+    return click.option(
+        "--outliers",
+        type=click.IntRange(min=0),
+        default=10,
+        show_default=True,
+        metavar="N",
+        help="How many outlier tokens are reported.",
+    )(output_options(command))
+
+
+@cli.command()
+@click.argument("saved", metavar="RUN")
+@_judging_options
+def report(saved: str, **options: Any) -> int:
+    """Show a saved run again, in any format and under other gates.
+
+    \b
+    klcli report base.run
+    klcli report base.run --format markdown --gate 'kl.p99<=0.5'
+    klcli report run.json
+
+    RUN is a folder kept with --run, or a report (.json), which holds no single tokens.
+    """  # noqa: D301
+    from klcli.api import report as run
+
+    def job(progress: object, status: object, announce: object, **settings: Any) -> "Report":
+        return run(saved, **settings)
+
+    return _run(job, (saved,), **options)
+
+
+@cli.command()
+@click.argument("saved", nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "-o",
+    "--run",
+    "whole",
+    required=True,
+    type=click.Path(),
+    metavar="RUN",
+    help="The folder to keep the whole run in.",
+)
+@output_options
+def merge(saved: tuple[str, ...], whole: str, **options: Any) -> int:
+    """Join the shards of one run; the report is that of one run.
+
+    \b
+    klcli compare a b corpus.txt --shard 1/2 --run part1.run
+    klcli compare a b corpus.txt --shard 2/2 --run part2.run
+    klcli merge part1.run part2.run -o whole.run --gate 'kl.mean<=0.01'
+    """  # noqa: D301
+    from klcli.api import merge as join
+    from klcli.api import report as run
+
+    def job(progress: object, status: object, announce: object, **settings: Any) -> "Report":
+        join(saved, whole)
+        return run(whole, **settings)
+
+    return _run(job, saved, **options)
 
 
 @cli.command()

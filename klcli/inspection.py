@@ -1,11 +1,10 @@
 """What a file holds: recordings, logit files, llama.cpp base files, lists of tokens, reports."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from klcli.errors import KlcliError, SourceError
-from klcli.judge.report import Report
+from klcli.errors import SourceError
+from klcli.judge.report import read_report
 from klcli.sources import kind_of, open_source
 from klcli.sources.options import LoadOptions
 from klcli.sources.recording import read_manifest
@@ -40,14 +39,7 @@ def inspect(path: str) -> dict[str, Any]:
 
 
 def _of_report(path: str) -> dict[str, Any]:
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SourceError(f"cannot read {path}: {error}") from error
-    try:
-        report = Report.from_dict(data)
-    except KlcliError as error:
-        raise SourceError(f"{path}: {error}") from error
+    report = read_report(path)
     fields = {"kind": "report", "command": report.command, "signature": report.signature}
     return {**fields, **report.counts, "verdict": report.verdict}
 

@@ -6,7 +6,7 @@ lines are documents too.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
 
+LEVEL = 0.95
+"""How sure an interval is where nothing else is asked for."""
 DOCUMENTS_ENOUGH = 20
 MOST_BLOCKS = 32
 
@@ -51,15 +53,18 @@ def follow(cluster: Ints, corpus: Ints) -> Bools:
 class Clusters:
     """The cluster ``of`` each token, and whether each cluster ``follows`` on the one before it.
 
+    ``level`` is how sure intervals over them shall be.
+
     Clusters of different corpora do not, and are taken as independent.
     """
 
     of: Ints
     follows: Bools
+    level: float = LEVEL
 
     def among(self, chosen: Bools) -> "Clusters":
         """The clusters of some of the tokens."""
-        return Clusters(self.of[chosen], self.follows)
+        return replace(self, of=self.of[chosen])
 
     def __len__(self) -> int:
         """How many clusters have a token."""
@@ -91,7 +96,7 @@ class Clusters:
         """Degrees of freedom of an error: G - 1.
 
         Half of that where clusters follow on each other: the covariance of neighbours is estimated
-        too, and costs about that much (tests/judge/coverage.py simulates the coverage).
+        too, and costs about that much (tests/judge/interval_coverage.py simulates the coverage).
         """
         free = len(self) - 1
         return max(1, free // 2) if self.has_neighbours else free

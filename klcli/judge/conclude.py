@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,14 @@ import numpy.typing as npt
 
 from klcli.errors import Notice
 from klcli.judge import gate, outliers, statistics
+from klcli.judge.baseline import BaselineRun
 from klcli.judge.clusters import Clusters, cluster_windows, follow
 from klcli.judge.gate import Gate
+from klcli.judge.intervals import Metric
 from klcli.judge.notices import find_notices
 from klcli.judge.report import Command, CorpusResult, Outlier, Report, Slice, SliceBy, Tokens
 from klcli.judge.slices import slice_tokens
+from klcli.judge.until import Until
 from klcli.measure.align import Alignment
 from klcli.measure.evaluate import Evaluation
 from klcli.measure.scores import SIDES, TokenScores
@@ -38,15 +41,30 @@ class Conditions:
     environment: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """What is held against the numbers, and how.
+
+    With a ``confidence`` intervals of that level decide. ``baseline`` is the earlier run of
+    relative gates. ``until`` watched a run that ended early, and knows what was decided.
+    """
+
+    gates: Sequence[Gate] = ()
+    allow_excluded: bool = False
+    confidence: float | None = None
+    baseline: BaselineRun | None = None
+    until: Until | None = None
+
+
 def conclude(
     evaluation: Evaluation,
     alignment: Alignment,
     conditions: Conditions,
+    judging: Judging,
     *,
-    gates: Sequence[Gate],
-    allow_excluded: bool,
     shown_outliers: int,
     shown_slices: Sequence[SliceBy] = (),
+    noise_floor: Mapping[str, Any] | None = None,
 ) -> Report:
     """Estimate, find the outliers, judge the gates, and put it all into one report."""
     scores = evaluation.scores
@@ -58,14 +76,8 @@ def conclude(
     counts = _counts(scores, alignment, everything)
     shown, flagged = _outliers(evaluation, alignment, shown_outliers)
     lower_bounds = BOUNDED if "topk" in evaluation.kinds.values() and scores.paired else ()
-    results = gate.judge(
-        gates,
-        metrics,
-        excluded=counts["excluded"] or 0,
-        allow_excluded=allow_excluded,
-        lower_bounds=lower_bounds,
-    )
     slices = slice_tokens(scores, alignment.table, alignment.names)
+    results, notices = _judge(judging, metrics, counts, lower_bounds, scores, alignment, clusters)
     command: Command = "compare" if scores.paired else "perplexity"
     return Report(
         command=command,
@@ -88,9 +100,43 @@ def conclude(
             *alignment.notices,
             *find_notices(evaluation, counts, pieces, alignment.table.protocol),
             *_missing_slices(shown_slices, slices),
+            *notices,
         ],
+        until=judging.until.summary() if judging.until is not None else None,
+        noise_floor=noise_floor,
         tokens=_tokens(scores, alignment),
     )
+
+
+def _judge(
+    judging: Judging,
+    metrics: Mapping[str, Metric],
+    counts: Mapping[str, int | None],
+    lower_bounds: Sequence[str],
+    scores: TokenScores,
+    alignment: Alignment,
+    clusters: Clusters,
+) -> tuple[list[gate.GateResult], list[Notice]]:
+    """The verdicts, and what a reader should know of how they were come to."""
+    if judging.until is not None and judging.until.goal == "decided":
+        return judging.until.results(), []
+    baseline = None
+    if judging.baseline is not None:
+        baseline = judging.baseline.against(scores, alignment.table, clusters)
+    rules = gate.Rules(
+        excluded=counts["excluded"] or 0,
+        allow_excluded=judging.allow_excluded,
+        lower_bounds=lower_bounds,
+        confidence=judging.confidence,
+        baseline=baseline,
+        tokens=len(scores),
+    )
+    if judging.confidence is not None and judging.confidence != clusters.level:
+        everything = np.ones(len(scores), dtype=np.bool_)
+        sure = replace(clusters, level=judging.confidence)
+        metrics = statistics.summarise(scores, sure, everything)
+    notices = baseline.notices() if baseline is not None and judging.confidence else []
+    return gate.judge(judging.gates, metrics, rules), notices
 
 
 def _missing_slices(shown: Sequence[SliceBy], slices: Sequence[Slice]) -> list[Notice]:

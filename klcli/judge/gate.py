@@ -1,14 +1,17 @@
 """Limits on metrics: what fails a build.
 
-A gate such as ``kl.p99<=0.5`` passes when the comparison is true, so a NaN fails. The point
-estimate decides: the corpus is the population, and the answer is reproducible.
+A gate such as ``kl.p99<=0.5`` passes when the comparison is true, so a NaN fails. Without a
+confidence the point estimate decides: the corpus is the population, and the answer can be had
+again. With one the whole interval must lie inside the limit to pass, and wholly outside to fail;
+between the two a gate is inconclusive. A limit may be relative, as in ``kl.mean<=1.1*baseline``: to
+the same number of an earlier run.
 """
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 from klcli.errors import UsageError
 from klcli.judge.intervals import Metric
@@ -16,28 +19,74 @@ from klcli.judge.intervals import Metric
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 _GATE = re.compile(r"\s*(\w+)(?:\.(\w+))?\s*(<=|>=)\s*(\S+)\s*")
+_BASELINE = re.compile(r"(?:([^*]+)\*)?baseline")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """One limit: ``metric.field`` on one side, a number on the other."""
+    """One limit: ``metric.field`` on one side, a number on the other.
+
+    A ``relative`` limit is that many times the number of a baseline.
+    """
 
     text: str
     metric: str
     field: str
     operator: Literal["<=", ">="]
     limit: float
+    relative: bool = False
+
+    def holds(self, value: float, limit: float) -> bool:
+        """Whether a value is inside a limit."""
+        return value <= limit if self.operator == "<=" else value >= limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
-    """What became of a gate. ``reason`` says why it failed where the comparison does not."""
+    """What became of a gate.
+
+    ``reason`` says why it failed where the comparison does not, or why it is inconclusive.
+    ``ci_low`` and ``ci_high`` are the interval that decided, None where the point estimate did, and
+    ``more_tokens`` about how many more would decide an inconclusive gate.
+    """
 
     gate: str
     value: float | None
     limit: float
     verdict: Verdict
     reason: str | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    more_tokens: int | None = None
+
+
+class Baseline(Protocol):
+    """An earlier run that relative gates are held against."""
+
+    def value(self, gate: Gate) -> float | None:
+        """The number of the gate's metric in that run; None where it is not known."""
+        ...
+
+    def difference(self, gate: Gate, confidence: float) -> "tuple[float, float] | None":
+        """The interval of (this run's number − ``gate.limit`` × the baseline's)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How gates are judged.
+
+    ``excluded`` tokens fail a gate unless ``allow_excluded``; of a metric among ``lower_bounds`` it
+    cannot be shown that it is below a limit. With a ``confidence`` intervals decide, which
+    ``metrics`` must have at that level. ``tokens`` is how many were scored.
+    """
+
+    excluded: int
+    allow_excluded: bool
+    lower_bounds: Sequence[str] = ()
+    confidence: float | None = None
+    baseline: Baseline | None = None
+    tokens: int = 0
 
 
 def parse_gate(text: str, metrics: Mapping[str, Sequence[str]]) -> Gate:
@@ -49,9 +98,12 @@ def parse_gate(text: str, metrics: Mapping[str, Sequence[str]]) -> Gate:
         UsageError: no gate, or an unknown metric or field.
     """
     match = _GATE.fullmatch(text)
-    limit = _number(match[4]) if match else None
+    limit, relative = _limit(match[4]) if match else (None, False)
     if match is None or limit is None:
-        raise UsageError(f"--gate {text!r} is no gate: write one like 'kl.mean<=0.01'")
+        raise UsageError(
+            f"--gate {text!r} is no gate: write one like 'kl.mean<=0.01', or with --baseline one "
+            "like 'kl.mean<=1.1*baseline'"
+        )
     metric, field = match[1], match[2]
     if metric not in metrics:
         raise UsageError(f"--gate {text!r}: unknown metric {metric!r}; one of {', '.join(metrics)}")
@@ -62,26 +114,35 @@ def parse_gate(text: str, metrics: Mapping[str, Sequence[str]]) -> Gate:
         what = f"{metric} has no field {field!r}" if field else f"{metric} has several numbers"
         raise UsageError(f"--gate {text!r}: {what}; one of {', '.join(fields)}")
     operator: Literal["<=", ">="] = "<=" if match[3] == "<=" else ">="
-    return Gate(text=text, metric=metric, field=field, operator=operator, limit=limit)
+    return Gate(
+        text=text, metric=metric, field=field, operator=operator, limit=limit, relative=relative
+    )
+
+
+def interval_fields(gate: Gate, metrics: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    """The fields with the interval of a gate's number.
+
+    Raises:
+        UsageError: it has none.
+    """
+    ends = ("low", "high")
+    name = "ci" if gate.field in ("mean", "value") else gate.field
+    low, high = (f"{name}_{end}" for end in ends)
+    if low not in metrics[gate.metric]:
+        raise UsageError(
+            f"--gate {gate.text!r}: {gate.metric}.{gate.field} has no interval that a confidence "
+            "could be held against; leave out --gate-confidence, or gate a mean or a quantile"
+        )
+    return low, high
 
 
 def judge(
     gates: Sequence[Gate],
     metrics: Mapping[str, Metric],
-    *,
-    excluded: int,
-    allow_excluded: bool,
-    lower_bounds: Sequence[str] = (),
+    rules: Rules,
 ) -> list[GateResult]:
-    """Hold every gate against the metrics.
-
-    Excluded positions fail a gate unless allowed. Of a metric among ``lower_bounds`` it cannot be
-    shown that it is below a limit, so such a gate fails too.
-    """
-    return [
-        _judge_one(gate, metrics[gate.metric], _doubt(gate, excluded, allow_excluded, lower_bounds))
-        for gate in gates
-    ]
+    """Hold every gate against the metrics."""
+    return [_judge_one(gate, metrics[gate.metric], rules) for gate in gates]
 
 
 def overall(results: Sequence[GateResult]) -> Verdict | None:
@@ -93,29 +154,107 @@ def overall(results: Sequence[GateResult]) -> Verdict | None:
     return None
 
 
-def _doubt(
-    gate: Gate, excluded: int, allow_excluded: bool, lower_bounds: Sequence[str]
-) -> str | None:
-    """Why a gate cannot pass, whatever the value."""
-    if excluded and not allow_excluded:
-        return f"{excluded} tokens are excluded (NaN or +inf); --allow-excluded lets them pass"
-    if gate.metric in lower_bounds and gate.operator == "<=":
+def _judge_one(gate: Gate, metric: Metric, rules: Rules) -> GateResult:
+    limit = _limit_of(gate, rules.baseline)
+    result = GateResult(
+        gate=gate.text,
+        value=metric[gate.field],
+        limit=math.nan if limit is None else limit,
+        verdict="fail",
+    )
+    if why := _unknown(gate, result.value, limit) or _doubt(gate, rules, result):
+        return replace(result, reason=why)
+    assert result.value is not None
+    if rules.confidence is None:
+        holds = gate.holds(result.value, result.limit)
+        return replace(result, verdict="pass" if holds else "fail")
+    return _with_confidence(gate, metric, result, rules)
+
+
+def _with_confidence(gate: Gate, metric: Metric, result: GateResult, rules: Rules) -> GateResult:
+    """Three verdicts, by where the interval lies."""
+    low, high = _interval(gate, metric, result.limit, rules)
+    if low is None or high is None:
+        return replace(
+            result, verdict="inconclusive", reason="there is no interval: the text is too short"
+        )
+    result = replace(result, ci_low=low, ci_high=high)
+    inside = [gate.holds(end, result.limit) for end in (low, high)]
+    if all(inside):
+        return replace(result, verdict="pass")
+    assert result.value is not None
+    if not any(inside) and not gate.holds(result.value, result.limit):
+        return result
+    more = _more_tokens(result, low, high, rules.tokens)
+    return replace(
+        result,
+        verdict="inconclusive",
+        more_tokens=more,
+        reason="the limit lies inside the interval; "
+        + ("more tokens will hardly decide" if more is None else f"about {more:,} more tokens "
+           "would decide"),
+    )  # fmt: skip
+
+
+def _more_tokens(result: GateResult, low: float, high: float, tokens: int) -> int | None:
+    """How many more tokens shrink the interval to the limit: its width goes with 1/√tokens."""
+    assert result.value is not None
+    distance = abs(result.value - result.limit)
+    half = high - result.value if result.limit > result.value else result.value - low
+    if distance == 0 or not math.isfinite(half / distance):
+        return None
+    return math.ceil(tokens * ((half / distance) ** 2 - 1))
+
+
+def _interval(
+    gate: Gate, metric: Metric, limit: float, rules: Rules
+) -> tuple[float | None, float | None]:
+    if not gate.relative:
+        name = "ci" if gate.field in ("mean", "value") else gate.field
+        return metric.get(f"{name}_low"), metric.get(f"{name}_high")
+    assert rules.baseline is not None
+    assert rules.confidence is not None
+    difference = rules.baseline.difference(gate, rules.confidence)
+    return (None, None) if difference is None else (limit + difference[0], limit + difference[1])
+
+
+def _limit_of(gate: Gate, baseline: Baseline | None) -> float | None:
+    if not gate.relative:
+        return gate.limit
+    value = baseline.value(gate) if baseline is not None else None
+    return None if value is None else gate.limit * value
+
+
+def _unknown(gate: Gate, value: float | None, limit: float | None) -> str | None:
+    """Why a gate has nothing to compare."""
+    name = f"{gate.metric}.{gate.field}"
+    if value is None:
+        return f"{name} is not known in this run"
+    if limit is None:
+        return f"{name} is not known in the baseline"
+    if math.isnan(value):
+        return f"{name} is not a number"
+    return None
+
+
+def _doubt(gate: Gate, rules: Rules, result: GateResult) -> str | None:
+    """Why a gate cannot pass although its comparison is true."""
+    if result.value is None or not gate.holds(result.value, result.limit):
+        return None
+    if rules.excluded and not rules.allow_excluded:
+        return (
+            f"{rules.excluded} tokens are excluded (NaN or +inf); --allow-excluded lets them pass"
+        )
+    if gate.metric in rules.lower_bounds and gate.operator == "<=":
         return f"{gate.metric} is only known to be at least this: the limit cannot be shown to hold"
     return None
 
 
-def _judge_one(gate: Gate, metric: Metric, doubt: str | None) -> GateResult:
-    value = metric[gate.field]
-    holds = value is not None and (
-        value <= gate.limit if gate.operator == "<=" else value >= gate.limit
-    )
-    reason = doubt if holds or value is None else None
-    if value is None and reason is None:
-        reason = f"{gate.metric}.{gate.field} is not known in this run"
-    elif value is not None and math.isnan(value):
-        reason = f"{gate.metric}.{gate.field} is not a number"
-    verdict: Verdict = "pass" if holds and reason is None else "fail"
-    return GateResult(gate=gate.text, value=value, limit=gate.limit, verdict=verdict, reason=reason)
+def _limit(text: str) -> tuple[float | None, bool]:
+    """A number, or how many times the baseline's."""
+    if match := _BASELINE.fullmatch(text):
+        return (1.0 if match[1] is None else _number(match[1])), True
+    return _number(text), False
 
 
 def _number(text: str) -> float | None:

@@ -12,13 +12,12 @@ from klcli.judge.student import student_t
 Metric = dict[str, float | None]
 """One metric by field; None is a number that is not known, or not computed."""
 
-LEVEL = 0.95
 ERROR_FIELDS = ("se", "ci_low", "ci_high", "design_effect", "n_eff")
 
 
 def half_width(error: float, clusters: Clusters) -> float:
     """Half of the interval around an estimate with that standard error, by Student's t."""
-    return student_t((1 + LEVEL) / 2, clusters.degrees) * error
+    return student_t((1 + clusters.level) / 2, clusters.degrees) * error
 
 
 def mean_with_error(x: Floats, clusters: Clusters) -> Metric:

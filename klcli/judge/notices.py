@@ -134,7 +134,7 @@ def _approximate(protocol: Mapping[str, Any]) -> Found:
         yield (
             "mask_every",
             f"an approximation: every token was scored with each {every}th token hidden, not with "
-            "all others in sight; NLL comes out higher. Leave out --mask-every for exact numbers",
+            "all others in sight, and NLL differs. Leave out --mask-every for exact numbers",
         )
 
 

@@ -3,9 +3,11 @@
 Version 1 of the JSON shape: first release.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from klcli.errors import KlcliError, Notice
@@ -97,8 +99,10 @@ class Report:
     ``models`` has the keys ``reference`` and ``candidate``, or ``model``. ``metrics`` are over all
     tokens; ``macro``, for several corpora, are means of the corpora's means. The metrics named in
     ``lower_bounds`` are at least what is shown. ``clusters`` says over which pieces of the text the
-    errors are taken. ``shown_slices`` are those that tables show, which is no part of the JSON.
-    ``tokens`` is None in a report that was read from a file.
+    errors are taken, ``until`` how much of the text was needed where a run was to end early, and
+    ``noise_floor`` by how much the reference differs from itself. ``shown_slices`` are those that
+    tables show, which is no part of the JSON. ``tokens`` is None in a report that was read from a
+    file.
     """
 
     command: Command
@@ -118,6 +122,8 @@ class Report:
     verdict: Verdict | None = None
     warnings: Sequence[Notice] = ()
     shown_slices: Sequence[SliceBy] = field(default=(), compare=False)
+    until: Mapping[str, Any] | None = None
+    noise_floor: Mapping[str, Any] | None = None
     tokens: Tokens | None = field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,6 +146,8 @@ class Report:
             "slices": [one.to_dict() for one in self.slices],
             "gates": [asdict(gate) for gate in self.gates],
             "verdict": self.verdict,
+            "until": self.until,
+            "noise_floor": self.noise_floor,
             "warnings": [asdict(warning) for warning in self.warnings],
         }
         return cast("dict[str, Any]", _to_plain(document))
@@ -185,8 +193,26 @@ class Report:
             slices=[Slice.from_dict(one) for one in data.get("slices", ())],
             gates=[GateResult(**{**g, "value": _number(g["value"])}) for g in data["gates"]],
             verdict=data["verdict"],
+            until=data.get("until"),
+            noise_floor=data.get("noise_floor"),
             warnings=[Notice(**warning) for warning in data["warnings"]],
         )
+
+
+def read_report(path: str) -> Report:
+    """Read a report that was written as JSON.
+
+    Raises:
+        KlcliError: it cannot be read, or is no report.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise KlcliError(f"cannot read the report {path}: {error}") from error
+    try:
+        return Report.from_dict(data)
+    except KlcliError as error:
+        raise KlcliError(f"{path}: {error}") from error
 
 
 def _to_plain(value: Any) -> Any:

@@ -101,6 +101,7 @@ def evaluate(
     keep: int = 10,
     progress: Progress | None = None,
     plan: Sequence[Sequence[int]] | None = None,
+    shard: tuple[int, int] = (1, 1),
     store: Store | None = None,
     watch: Watch | None = None,
 ) -> Evaluation:
@@ -116,6 +117,7 @@ def evaluate(
             KL among those of like confidence, or of 1 % of all where that is more.
         progress: told after every batch.
         plan: the numbers of the windows of each batch; made of the table where it is not given.
+        shard: (i, n) scores every n-th batch from the i-th on, counted from 1, and no other.
         store: has batches that need not be scored again, and is given the others.
         watch: may end the loop early.
     """
@@ -125,9 +127,10 @@ def evaluate(
     for batch in store.finished() if store is not None else ():
         finished.update(batch.batches)
         found.add(batch)
-    open_batches = [number for number in range(len(plan)) if number not in finished]
+    own = range(shard[0] - 1, len(plan), shard[1])
+    open_batches = [number for number in own if number not in finished]
     done = sum(len(table.windows[w].targets) for number in finished for w in plan[number])
-    total = sum(len(table.windows[w].targets) for batch in plan for w in batch)
+    total = sum(len(table.windows[w].targets) for number in own for w in plan[number])
     scored: list[int] = []
     for number, batch in zip(
         open_batches,
@@ -144,6 +147,8 @@ def evaluate(
             progress(done, total)
         if watch is not None and watch(plan[number], batch):
             return found.finish(sorted(scored))
+    if shard[1] > 1:
+        return found.finish(sorted(window for number in own for window in plan[number]))
     return found.finish()
 
 

@@ -1,8 +1,9 @@
 """All columns of a block of rows on the CPU at once, for logits of 32 or 16 bits.
 
 What ``klcli.measure.divergence`` says in float64, a function a column, ``fused_kernels`` says in
-one go: kl, kl_reverse and jsd to about 2e-6 of themselves, tv to 1e-5, nll to 1e-7 nats, entropy to
-1e-6. Logits in float64, other devices, lists and llama.cpp's files stay with ``divergence``.
+one go: kl, kl_reverse and jsd to about 2e-6 of themselves, tv to 1e-5 (1e-3 where one row is the
+other, peaked and shifted by a thousand), nll to 5e-7 nats, entropy to 1e-6. Logits in float64,
+other devices, lists and llama.cpp's files stay with ``divergence``.
 """
 
 import os
@@ -27,10 +28,10 @@ DTYPES = (torch.float32, *BITS)
 class Predicted(NamedTuple):
     """What one model says at each row: (rows,), and (rows, 5) for the last two.
 
-    In rows that are not ``usable`` numbers are NaN, ranks and ids -1. ``nll`` and ``rank`` are
-    NaN and -1 as well where the target is not known. ``padded_mass`` is the probability of the ids
-    from ``vocabulary_size`` on. ``top_ids`` are the most probable ids, best first, the lowest first
-    on ties; there are fewer than five of a smaller vocabulary.
+    In rows that are not ``usable`` numbers are NaN (0 in the last), ranks and ids -1. ``nll`` and
+    ``rank`` are NaN and -1 as well where the target is not known. ``padded_mass`` is the
+    probability of the ids from ``vocabulary_size`` on. ``top_ids`` are the most probable ids, best
+    first, the lowest first on ties; there are fewer than five of a smaller vocabulary.
     """
 
     nll: Tensor
@@ -85,7 +86,10 @@ def measure_rows(
         width: how many columns count; the others are as if they were not there.
     """
     rows = len(targets)
-    ids = _checked_targets(targets, rows, width)
+    for side in logits:
+        if side.ndim == 2 and len(side) != rows:
+            raise ValueError(f"{len(side)} rows have {rows} targets")
+    ids = _checked_targets(targets, width)
     flat = [_flat(side, width) for side in logits]
     outputs = [_side_columns(rows, width) for _ in logits]
     pair = PairColumns(*(np.empty(rows) for _ in PairColumns._fields))
@@ -105,10 +109,8 @@ def measure_rows(
     )
 
 
-def _checked_targets(targets: Tensor, rows: int, width: int) -> npt.NDArray[np.int64]:
-    if len(targets) != rows:
-        raise ValueError(f"{rows} rows have {len(targets)} targets")
-    if rows and int(targets.max()) >= width:
+def _checked_targets(targets: Tensor, width: int) -> npt.NDArray[np.int64]:
+    if len(targets) and int(targets.max()) >= width:
         raise IndexError(f"a target is {int(targets.max())}, the rows have {width} ids")
     ids: npt.NDArray[np.int64] = targets.long().contiguous().numpy()
     return ids

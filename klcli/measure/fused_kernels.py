@@ -21,13 +21,27 @@ inlines it.
 import math
 from typing import NamedTuple
 
+import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 f32, f64, i32 = np.float32, np.float64, np.int32  # Numba's float(x) leaves a float32 as it is
+
+
+def njit(**flags):
+    """Compile a function, and keep the machine code where there is a folder to keep it in."""
+
+    def decorate(function):
+        try:
+            return numba.njit(cache=True, **flags)(function)
+        except RuntimeError:  # no folder can be written to: compile again in every process
+            return numba.njit(**flags)(function)
+
+    return decorate
+
 
 CHUNK = 512
 """How many logits are summed in float32 before float64 takes over: 2 kB, which the L1 cache has."""
@@ -141,19 +155,19 @@ def _from_bits(context, x):
     return types.float32(types.int32), generate
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _key(x):
     """An integer that orders as x does, so that a maximum is vectorised in spite of NaN."""
     bits = _bits(x + ZERO)  # -0.0 + 0.0 is 0.0
     return i32(bits ^ i32(i32(bits >> 31) & SIGN_OFF))
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _from_key(key):
     return _from_bits(i32(key ^ i32(i32(key >> 31) & SIGN_OFF)))
 
 
-@njit(cache=True, fastmath={"contract"})
+@njit(fastmath={"contract"})
 def _exp(x):
     """e^x for -88 <= x <= 0, to 8e-8 of itself; 0 below -87.7, NaN of NaN.
 
@@ -166,13 +180,13 @@ def _exp(x):
     return _from_bits(i32(i32(_bits(rounded) << 23) + ONE_BITS)) * (r * r * tail + r + ONE)
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _apart(a, b):
     """``a - b``, which no sum that it is a term of can take apart."""
     return a - b
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _minus(a, b, high, low):
     """``a - b - (high + low)`` with one rounding, at the size of the result: Knuth's two-sum."""
     difference = a - b
@@ -181,7 +195,7 @@ def _minus(a, b, high, low):
     return (difference - high) + (rounding - low)
 
 
-@njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(fastmath={"reassoc", "contract", "nsz"})
 def _largest(logits):
     """The key of the largest logit."""
     best = NOTHING
@@ -191,7 +205,7 @@ def _largest(logits):
     return best
 
 
-@njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(fastmath={"reassoc", "contract", "nsz"})
 def _survey(logits, target_value):
     """The key of the largest logit, and how many are above the target's."""
     best, above = NOTHING, ZERO
@@ -203,7 +217,7 @@ def _survey(logits, target_value):
     return best, above
 
 
-@njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(fastmath={"reassoc", "contract", "nsz"})
 def _exponentials(logits, peak, weights):
     """Σ e^x and Σ x e^x for x = logit - peak; the e^x go into ``weights``.
 
@@ -222,7 +236,7 @@ def _exponentials(logits, peak, weights):
     return f64(rest) + f64(peaks), f64(moment)
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _keep_top(logits, first_id, keys, ids):
     """Put those of some logits that are among the largest so far into the sorted lists."""
     for start in range(0, logits.size, PART):
@@ -240,7 +254,7 @@ def _keep_top(logits, first_id, keys, ids):
             keys[place], ids[place] = key, first_id + i
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _padded_mass(logits, peak, total, weights):
     mass = 0.0
     for start in range(0, logits.size, CHUNK):
@@ -249,7 +263,7 @@ def _padded_mass(logits, peak, total, weights):
     return mass / total
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _read_row(logits, target, size, weights, peaks, spare, keys, columns, row):
     """The columns of one model at one row; returns its largest logit and ln Σ e^(logit - largest).
 
@@ -291,7 +305,7 @@ def _read_row(logits, target, size, weights, peaks, spare, keys, columns, row):
     return f64(peak), log_total
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _write_side(logits, target, usable, peak, log_total, mean, above, columns, row):
     ids = columns.top_ids[row]
     if not usable:
@@ -310,7 +324,7 @@ def _write_side(logits, target, usable, peak, log_total, mean, above, columns, r
         columns.top_probabilities[row, k] = math.exp(value - peak - log_total)
 
 
-@njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(fastmath={"reassoc", "contract", "nsz"})
 def _all_near(p, q, high):
     """Whether no |δ| of a chunk, but for rounding, is above ``NEAR``: then no e^x is needed."""
     outside = ZERO
@@ -319,7 +333,7 @@ def _all_near(p, q, high):
     return outside == ZERO
 
 
-@njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(fastmath={"reassoc", "contract", "nsz"})
 def _near_sums(p, q, p_weights, q_weights, p_scale, q_scale, high, low):
     """``_divergence_sums`` of a chunk that is ``_all_near``."""
     kl, kl_reverse, jsd, above, below = ZERO, ZERO, ZERO, ZERO, ZERO
@@ -342,7 +356,7 @@ def _near_sums(p, q, p_weights, q_weights, p_scale, q_scale, high, low):
     return kl, kl_reverse, jsd, above, below, ZERO
 
 
-@njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(fastmath={"reassoc", "contract", "nsz"})
 def _divergence_sums(p, q, p_weights, q_weights, p_scale, q_scale, high, low):
     """Sums over a chunk: KL(P‖Q), KL(Q‖P), JSD, Σ(p-q)⁺, Σ(q-p)⁺ and the number of far terms.
 
@@ -388,7 +402,7 @@ def _divergence_sums(p, q, p_weights, q_weights, p_scale, q_scale, high, low):
     return kl, kl_reverse, jsd, above, below, far
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _divergences(p, q, p_side, q_side, centre, sums):
     """Fill ``sums`` with those of ``_divergence_sums`` over whole rows."""
     p_peak, p_log_total, p_weights, p_peaks = p_side
@@ -410,7 +424,7 @@ def _divergences(p, q, p_side, q_side, centre, sums):
             sums[k] += found[k]
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _far(p, q, p_log_sum, q_log_sum, centre):
     """What ``_divergence_sums`` left out: M (x - 1) where x > FAR, for KL(P‖Q) and KL(Q‖P)."""
     kl, kl_reverse = 0.0, 0.0
@@ -430,7 +444,7 @@ def _far(p, q, p_log_sum, q_log_sum, centre):
     return kl, kl_reverse
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _sum_slowly(p, q, p_side, q_side, sums):
     """The sums of ``_divergence_sums`` in float64, of rows too far apart for one common centre."""
     sums[:] = 0.0
@@ -447,7 +461,7 @@ def _sum_slowly(p, q, p_side, q_side, sums):
         sums[3 if x > y else 4] += abs(x - y)
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _sum_fast(p, q, p_side, q_side, centre, sums):
     """Fill ``sums``; returns a better ``centre``, the difference of the rows' log-sums.
 
@@ -467,7 +481,7 @@ def _sum_fast(p, q, p_side, q_side, centre, sums):
     return centre
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _compare_row(p, q, target, p_side, q_side, sums, columns, row):
     """The columns of a comparison at one row, of two rows that have been read."""
     centre = (p_side[0] - q_side[0]) + (p_side[1] - q_side[1])
@@ -483,7 +497,7 @@ def _compare_row(p, q, target, p_side, q_side, sums, columns, row):
     _compare_targets(p, q, target, p_side, q_side, centre, columns, row)
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _compare_targets(p, q, target, p_side, q_side, centre, columns, row):
     columns.nll_difference[row] = columns.delta_p[row] = math.nan
     if target < 0:
@@ -499,13 +513,13 @@ def _compare_targets(p, q, target, p_side, q_side, centre, columns, row):
     columns.delta_p[row] = p_target * math.expm1(-delta) if close else q_target - p_target
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _exclude(columns, row):
     columns.kl[row] = columns.kl_reverse[row] = columns.jsd[row] = columns.tv[row] = math.nan
     columns.nll_difference[row] = columns.delta_p[row] = math.nan
 
 
-@njit(cache=True, fastmath=False)
+@njit(fastmath=False)
 def _overlap(ids, other_ids):
     shared = 0
     for a in ids:
@@ -514,7 +528,7 @@ def _overlap(ids, other_ids):
     return shared / ids.size
 
 
-@njit(cache=True, nogil=True, fastmath=False)
+@njit(nogil=True, fastmath=False)
 def predict_range(logits, stride, targets, size, width, start, stop, columns):
     """The columns of one model at the rows ``start`` to ``stop``."""
     weights, spare = np.empty(CHUNK, f32), np.empty(CHUNK, f32)
@@ -525,7 +539,7 @@ def predict_range(logits, stride, targets, size, width, start, stop, columns):
         _read_row(values, targets[row], size, weights, peaks, spare, keys, columns, row)
 
 
-@njit(cache=True, nogil=True, fastmath=False)
+@njit(nogil=True, fastmath=False)
 def compare_range(
     p, p_stride, q, q_stride, targets, size, width, start, stop, p_columns, q_columns, columns
 ):

@@ -55,6 +55,9 @@ def _blocks(report: Report) -> Iterator[str]:
     yield f"# {summary.title(report)}"
     yield "\n".join(map(_fact, summary.facts(report)))
     yield from map(_table, _tables(report))
+    if remarks := summary.remarks(report):
+        yield ". ".join(map(escape, remarks))
+        yield ""
     if flips := summary.flips(report):
         yield ". ".join(map(escape, flips))
     yield from map(_table, summary.slice_tables(report))

@@ -6,7 +6,7 @@ besides is for that format to escape.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from klcli.errors import KlcliError
 from klcli.judge.intervals import Metric
@@ -246,6 +246,39 @@ def _direction(net: float, p: float | None) -> str:
         return ""
     said = "shows no direction" if p > _CHANCE else "helps" if net > 0 else "hurts"
     return f", p {p:.2g}: the change {said}"
+
+
+def remarks(report: Report) -> list[str]:
+    """What is to be said about how much was measured, and how finely."""
+    return [*_until(report.until), *_noise_floor(report)]
+
+
+def _until(until: Mapping[str, Any] | None) -> Iterable[str]:
+    if until is None:
+        return
+    share = until["tokens"] / until["tokens_in_all"]
+    reached = "" if until["reached"] else ", not reached"
+    yield (
+        f"Until {visible(until['goal'])}{reached}: {until['windows']:,} of "
+        f"{until['windows_in_all']:,} windows, {share:.0%} of the tokens, were needed. This "
+        f"answers about this text, at {until['confidence']:.4g} confidence:"
+    )
+    for metric, band in until["bands"].items():
+        low, high = number(band["low"]), number(band["high"])
+        yield f"  {metric} of the whole text lies in {low} to {high} ({band['method']})"
+
+
+def _noise_floor(report: Report) -> Iterable[str]:
+    floor, kl = report.noise_floor, report.metrics.get("kl", {}).get("mean")
+    if floor is None or kl is None:
+        return
+    start = f"Noise floor (reference against itself, other {floor['by']}): KL {number(floor['kl'])}"
+    if floor["kl"] == 0:
+        yield f"{start}: any difference is one"
+    elif kl <= floor["kl"]:
+        yield f"{start}: this KL is below it, so there is nothing to see"
+    else:
+        yield f"{start}: this KL is {kl / floor['kl']:,.3g} times that"
 
 
 def gate_lines(report: Report) -> list[GateLine]:

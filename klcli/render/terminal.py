@@ -79,6 +79,9 @@ def _print_metrics(report: Report, console: Console) -> None:
     spreads = summary.spread_tables(report, summary.most_important(fitting))
     for table in (*spreads, values):
         _print_aligned(table, label, fitting, console)
+    if remarks := summary.remarks(report):
+        console.print(Text("\n".join(remarks)))
+        console.print()
     if flips := summary.flips(report):
         console.print(Text("\n".join(flips)))
         console.print()

@@ -3,20 +3,22 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import transformers
 from transformers.models.auto import modeling_auto
 
 from klcli.errors import SourceError
-from klcli.sources.options import LoadOptions, Task, choose_device
+from klcli.sources.options import DtypeName, LoadOptions, Task, choose_device
 from klcli.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from klcli.sources.causal import CausalSource
     from klcli.sources.masked import MaskedSource
+    from klcli.sources.model import ModelSource
 
 
 def load_model(spec: str, options: LoadOptions) -> "CausalSource | MaskedSource":
@@ -68,6 +70,31 @@ def load_model(spec: str, options: LoadOptions) -> "CausalSource | MaskedSource"
         return source(spec, model, vocabulary, options.revision, options.batch_tokens)
 
 
+NoiseFloor = Literal["batch", "dtype", "attention"]
+
+
+def read_differently(
+    source: "CausalSource | MaskedSource | ModelSource", by: NoiseFloor, options: LoadOptions
+) -> "CausalSource | MaskedSource":
+    """The same model loaded again, to be read in another way.
+
+    ``batch`` reads one sequence at a time, ``dtype`` has other number formats (bfloat16 for
+    float32, float32 for others), ``attention`` the plain kernel in the place of the fused one.
+
+    Raises:
+        SourceError: it cannot be loaded so.
+    """
+    options = replace(options, task=source.task)
+    if by == "batch":
+        return load_model(source.name, replace(options, batch_tokens=1))
+    if by == "dtype":
+        other: DtypeName = "bfloat16" if source.provenance["dtype"] == "float32" else "float32"
+        return load_model(source.name, replace(options, dtype=other))
+    again = load_model(source.name, options)
+    again.use_plain_attention()
+    return again
+
+
 def vocabulary_of(tokenizer: Any, name: str) -> Vocabulary:
     """The vocabulary of a Hugging Face tokenizer.
 
@@ -82,6 +109,7 @@ def vocabulary_of(tokenizer: Any, name: str) -> Vocabulary:
         bos_id=tokenizer.bos_token_id,
         eos_id=tokenizer.eos_token_id,
         mask_id=tokenizer.mask_token_id,
+        unknown_id=tokenizer.unk_token_id,
     )
 
 

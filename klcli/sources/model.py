@@ -77,6 +77,10 @@ class ModelSource:
         """Whether the output head is applied block by block."""
         return self._head is not None
 
+    def use_plain_attention(self) -> None:
+        """Compute attention step by step from now on, not with a fused kernel."""
+        self._model.set_attn_implementation("eager")
+
     def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[HeadRows | TensorRows]:
         """The scored rows of each batch, window by window. All windows of a batch have one length.
 
@@ -91,8 +95,8 @@ class ModelSource:
         """Rows at ``places`` (rows,), which count through the flattened ``ids`` (n, length)."""
         read = self._logits if self._head is None else self._hidden
         try:
-            states = self._in_passes(read, ids, places)
-        except (RuntimeError, ValueError, IndexError) as error:
+            states = self._within_memory(read, ids, places)
+        except (RuntimeError, MemoryError, ValueError, IndexError) as error:
             raise SourceError(
                 f"{self.name} fails on a batch of {ids.shape[0]} x {ids.shape[1]} tokens: "
                 f"{gist(error)}; try a smaller --batch-tokens or --context"
@@ -100,6 +104,19 @@ class ModelSource:
         if self._head is None:
             return TensorRows(states)
         return HeadRows(states, self._head, block_rows(self.width, self._dtype.itemsize))
+
+    def _within_memory(self, read: Any, ids: Tensor, places: Tensor) -> Tensor:
+        """What ``read`` makes of the rows, with half the budget from now on if memory runs out."""
+        while True:
+            try:
+                return self._in_passes(read, ids, places)
+            except (RuntimeError, MemoryError) as error:
+                sequences = min(len(ids), self.batch_tokens // ids.shape[1])
+                if not _is_out_of_memory(error) or sequences < 2:
+                    raise
+                self.batch_tokens = sequences // 2 * ids.shape[1]
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _in_passes(self, read: Any, ids: Tensor, places: Tensor) -> Tensor:
         """What ``read`` makes of the rows, in as many forward passes as the budget asks for."""
@@ -238,6 +255,13 @@ class Proof:
     def bound(self) -> float:
         """What ``self_kl`` may be."""
         return max(EXACT_ENOUGH, 2 * self.noise)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of a device or of the machine, of which torch has no own class."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "allocate memory" in str(error) or "out of memory" in str(error)
+    )
 
 
 def largest_kl(p: Tensor, q: Tensor) -> float:

@@ -224,6 +224,7 @@ def _new_manifest(
             "bos_id": source.vocabulary.bos_id,
             "eos_id": source.vocabulary.eos_id,
             "mask_id": source.vocabulary.mask_id,
+            "unknown_id": source.vocabulary.unknown_id,
         },
         "masking": masking_of(table),
         "width": source.width,

@@ -359,7 +359,11 @@ def read_vocabulary(folder: Path, manifest: Mapping[str, Any]) -> Vocabulary:
     ids = manifest["vocabulary"]
     backend = Tokenizer.from_file(str(folder / TOKENIZER))
     return Vocabulary(
-        backend, bos_id=ids["bos_id"], eos_id=ids["eos_id"], mask_id=ids.get("mask_id")
+        backend,
+        bos_id=ids["bos_id"],
+        eos_id=ids["eos_id"],
+        mask_id=ids.get("mask_id"),
+        unknown_id=ids.get("unknown_id"),
     )
 
 

@@ -91,6 +91,7 @@ class Vocabulary:
         backend: the fast tokenizer. Truncation and padding are switched off in it.
         bos_id, eos_id: ids of the tokens that begin and end a text, None where there are none.
         mask_id: the token that a masked model fills in, None where there is none.
+        unknown_id: the token that stands for text that the tokenizer has no other for.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Vocabulary:
         bos_id: int | None,
         eos_id: int | None,
         mask_id: int | None = None,
+        unknown_id: int | None = None,
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
@@ -115,6 +117,7 @@ class Vocabulary:
         self.bos_id = bos_id
         self.eos_id = eos_id
         self.mask_id = mask_id
+        self.unknown_id = unknown_id
 
     @property
     def size(self) -> int:
@@ -148,11 +151,8 @@ class Vocabulary:
     @cached_property
     def control_ids(self) -> IntArray:
         """Ids of special tokens that are never text: all but the one for unknown text."""
-        model = json.loads(self._backend.to_str())["model"]
-        unknown = model.get("unk_token")
-        if unknown is None and model.get("unk_id") is not None:
-            unknown = self._strings.get(model["unk_id"])
-        return np.array([self._tokens[s] for s in self.special_strings if s != unknown], dtype=int)
+        ids = {self._tokens[string] for string in self.special_strings} - {self.unknown_id}
+        return np.array(sorted(ids), dtype=int)
 
     @cached_property
     def special_strings(self) -> tuple[str, ...]:

@@ -15,11 +15,21 @@ from klcli.errors import CorpusError, UsageError
 from klcli.text.corpus import Corpus
 from klcli.text.vocabulary import Encoding, IntArray, Vocabulary
 
-ProtocolName = Literal["rolling", "llama.cpp"]
+ProtocolName = Literal["rolling", "llama.cpp", "lm-eval", "strided", "evaluate", "exllamav3"]
 Bos = Literal["auto", "none", "document", "window"]
 SpecialTokens = Literal["text", "parse"]
 
 DEFAULT_CONTEXT = 512
+DEFAULT_BOS: dict[str, Literal["none", "document", "window"]] = {
+    "lm-eval": "document",
+    "evaluate": "document",
+    "exllamav3": "none",
+}
+"""Where a protocol puts a BOS whatever the tokenizer does by itself."""
+LONG_CONTEXT = {"lm-eval": 2048, "evaluate": 1024}
+ROW_CONTEXT = 2048
+"""Protocols that read all the model can, and how much where that has no limit."""
+GUIDE_CONTEXT = 1024
 NO_TARGET = -1
 """The target of a row of which nobody knows what came next."""
 
@@ -147,25 +157,27 @@ def choose_protocol(
     """Fill in a protocol's preset where nothing is given by hand.
 
     ``longest`` is the most ids that every model of the run can read, None if it has no limit.
-    ``rolling`` reads ``min(512, longest)`` ids at a time, ``llama.cpp`` 512. ``bos="auto"`` puts a
-    BOS before each window if the tokenizer adds one to a text by itself, else nowhere.
+    ``rolling`` reads ``min(512, longest)`` ids at a time, ``llama.cpp`` 512, ``strided`` 1024 with
+    a stride of half of it, ``exllamav3`` 2048, ``lm-eval`` and ``evaluate`` all that the model can.
+    ``bos="auto"`` puts
+    a BOS before each window if the tokenizer adds one to a text by itself, else nowhere;
+    ``strided`` only before the document, ``lm-eval`` and ``evaluate`` before it in any case.
 
     Raises:
         UsageError: values that contradict each other or the model.
     """
     if context is None:
-        context = DEFAULT_CONTEXT
-        if name == "rolling" and longest is not None:
-            context = min(context, longest)
+        context = _default_context(name, longest)
     if longest is not None and context > longest:
         raise UsageError(
             f"--context {context} is more than the {longest} tokens the model can read"
         )
-    stride = context if stride is None else stride
+    if stride is None:
+        stride = max(1, context // 2) if name == "strided" else context
     if score_from is None:
         score_from = context // 2 if name == "llama.cpp" else 0
     if bos == "auto":
-        bos = "window" if vocabulary.adds_bos else "none"
+        bos = _default_bos(name, vocabulary)
     if bos != "none" and vocabulary.prefix_id is None:
         raise UsageError(f"--bos {bos}: this tokenizer has neither a BOS nor an EOS token")
     _check_window_shape(name, context, stride, score_from, bos)
@@ -177,6 +189,22 @@ def choose_protocol(
         bos=bos,
         special_tokens=special_tokens or "text",
     )
+
+
+def _default_bos(name: str, vocabulary: Vocabulary) -> Literal["none", "document", "window"]:
+    if name in DEFAULT_BOS:
+        return DEFAULT_BOS[name]
+    if not vocabulary.adds_bos:
+        return "none"
+    return "document" if name == "strided" else "window"
+
+
+def _default_context(name: str, longest: int | None) -> int:
+    if name in LONG_CONTEXT:
+        return longest or LONG_CONTEXT[name]
+    named = {"strided": GUIDE_CONTEXT, "exllamav3": ROW_CONTEXT}
+    context = named.get(name, DEFAULT_CONTEXT)
+    return context if name == "llama.cpp" or longest is None else min(context, longest)
 
 
 def _check_window_shape(name: str, context: int, stride: int, score_from: int, bos: str) -> None:
@@ -215,7 +243,8 @@ def plan_windows(
     Raises:
         CorpusError: nothing would be scored, or a document is too short for ``llama.cpp``.
     """
-    cut = _chunks if protocol.name == "llama.cpp" else _roll
+    cuts_of = {"llama.cpp": _chunks, "strided": _slide, "exllamav3": _rows}
+    cut = cuts_of.get(protocol.name, _roll)
     prefix = np.array([] if prefix_id is None else [prefix_id], dtype=np.int32)
     cuts = (
         window
@@ -240,7 +269,8 @@ def _roll(
     """Runs of ``context`` inputs, each predicting its successor.
 
     The last input of a run predicts the first token of the next, so that every token but the first
-    is scored, and the first too where a BOS stands before it.
+    is scored, and the first too where a BOS stands before it. ``lm-eval`` fills its last run up
+    with the tokens before it, as context.
     """
     begins_with_bos = protocol.bos != "none"
     ids = np.concatenate([prefix, document.ids]) if begins_with_bos else document.ids
@@ -250,6 +280,8 @@ def _roll(
         repeats_bos = protocol.bos == "window" and start > 0
         length = protocol.context - 1 if repeats_bos else protocol.context
         stop = min(start + length, len(ids) - 1)
+        if protocol.name == "lm-eval" and not repeats_bos:
+            start = max(0, stop - length)
         lead = prefix if repeats_bos else prefix[:0]
         first = max(scored_to, start + max(0, protocol.score_from - len(lead)))
         yield Window(
@@ -261,6 +293,54 @@ def _roll(
         )
         scored_to = stop
         start = max(start + 1, stop - (protocol.context - protocol.stride))
+
+
+def _slide(
+    number: int, document: TokenizedDocument, protocol: Protocol, prefix: IntArray
+) -> Iterator[Window]:
+    """The sliding window of the Hugging Face guide, each scoring what no window before it has.
+
+    It reads the last token that it scores too, so that a window has one input more than it needs.
+    """
+    shift = 0 if protocol.bos == "none" else 1
+    ids = np.concatenate([prefix, document.ids]) if shift else document.ids
+    scored_to = 1
+    for start in range(0, len(ids), protocol.stride):
+        stop = min(start + protocol.context, len(ids))
+        first = max(scored_to, start + protocol.score_from + 1)
+        yield Window(
+            document=number,
+            inputs=ids[start:stop],
+            score_from=first - 1 - start,
+            targets=ids[first:stop],
+            position=first - shift,
+        )
+        scored_to = stop
+        if stop == len(ids):
+            return
+
+
+def _rows(
+    number: int, document: TokenizedDocument, protocol: Protocol, prefix: IntArray
+) -> Iterator[Window]:
+    """exllamav3's rows: the first token of each is never scored, and what fills none is dropped.
+
+    A last row that ends with the text is dropped too, as that program does.
+    """
+    shift = 0 if protocol.bos == "none" else 1
+    ids = np.concatenate([prefix, document.ids]) if shift else document.ids
+    scored_to = 1
+    for start in range(0, len(ids) - protocol.context, protocol.stride):
+        stop = start + protocol.context
+        first = max(scored_to, start + protocol.score_from + 1)
+        yield Window(
+            document=number,
+            inputs=ids[start:stop],
+            score_from=first - 1 - start,
+            targets=ids[first:stop],
+            position=first - shift,
+        )
+        scored_to = stop
 
 
 def _chunks(
@@ -293,16 +373,21 @@ def _chunks(
         )
 
 
-def plan_batches(windows: Sequence[Window], budget: int) -> list[list[int]]:
+def plan_batches(
+    windows: Sequence[Window], budget: int, *, by_length: bool = True
+) -> list[list[int]]:
     """Numbers of windows that are read together: equal in length, at most ``budget`` ids in all.
 
     Equal lengths need no padding. A window longer than the budget is a batch of its own. The plan
-    depends on the windows alone, so that every source of a run sees the same batches.
+    depends on the windows alone, so that every source of a run sees the same batches. They come
+    ``by_length``, the longest first, or else in the order of the windows.
     """
     batches: list[list[int]] = []
-    by_length = sorted(range(len(windows)), key=lambda i: -len(windows[i].inputs))
+    order = list(range(len(windows)))
+    if by_length:
+        order = sorted(order, key=lambda i: -len(windows[i].inputs))
     read, length = 0, -1  # sequences in the last batch, and their length
-    for number in by_length:
+    for number in order:
         window = windows[number]
         fits = (read + window.forward_rows) * length <= budget
         if len(window.inputs) == length and fits:

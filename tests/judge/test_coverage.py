@@ -1,4 +1,4 @@
-"""The 95 % intervals hold the truth about as often as they say: see ``coverage.py``."""
+"""The 95 % intervals hold the truth about as often as they say: see ``interval_coverage.py``."""
 
 import math
 import runpy
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-SIMULATION = runpy.run_path(str(Path(__file__).with_name("coverage.py")))
+SIMULATION = runpy.run_path(str(Path(__file__).with_name("interval_coverage.py")))
 REQUIRED = [design for design in SIMULATION["designs"]() if design.required]
 
 

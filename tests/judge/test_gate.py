@@ -5,7 +5,7 @@ import math
 import pytest
 
 from klcli.errors import UsageError
-from klcli.judge.gate import Gate, GateResult, judge, overall, parse_gate
+from klcli.judge.gate import Gate, GateResult, Rules, judge, overall, parse_gate
 from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
 
 
@@ -18,7 +18,7 @@ def verdict(
 ) -> GateResult:
     gate = parse(text)
     metrics = {gate.metric: {gate.field: value}}
-    (result,) = judge([gate], metrics, excluded=excluded, allow_excluded=allow)
+    (result,) = judge([gate], metrics, Rules(excluded=excluded, allow_excluded=allow))
     return result
 
 

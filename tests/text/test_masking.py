@@ -40,7 +40,7 @@ def vocabulary(frame: str = "[CLS] $A [SEP]", mask_id: int | None = MASK) -> Voc
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     inner.add_special_tokens(SPECIALS)
     tokenizer_kinds.with_template(inner, frame, **{"[CLS]": CLS, "[SEP]": SEP, "[PAD]": PAD})
-    return Vocabulary(inner, bos_id=None, eos_id=None, mask_id=mask_id)
+    return Vocabulary(inner, bos_id=None, eos_id=None, mask_id=mask_id, unknown_id=UNKNOWN)
 
 
 VOCABULARIES = {frame: vocabulary(frame) for frame in FRAMES}

@@ -1,7 +1,7 @@
 """How often the 95 % intervals hold the truth: a simulation.
 
-``python tests/judge/coverage.py`` prints a table, in a few minutes; ``--write`` puts it into
-``coverage.md``.
+``python tests/judge/interval_coverage.py`` prints a table, in a few minutes; ``--write`` puts it
+into ``interval_coverage.md``.
 
 A text is a row of pieces of 80 tokens each. A token is x = exp(τ·u_g + σ·z): z is standard normal
 noise of the token, u_g an effect that all tokens of piece g share, standard normal and AR(1) from
@@ -49,7 +49,7 @@ PIECES = (20, 50, 200)
 CORRELATIONS = (0.0, 0.3, 0.6)
 SIGMAS = (1.0, 1.5)
 COLUMNS = ("mean", "mean by single tokens", "median", "p99", "share", "warned")
-TABLE = Path(__file__).with_name("coverage.md")
+TABLE = Path(__file__).with_name("interval_coverage.md")
 
 Layout = Literal["windows", "documents"]
 
@@ -161,9 +161,9 @@ def main() -> None:
         about = (__doc__ or "").split("\n\n", 2)[2].strip().replace("``", "`")
         error = 100 * math.sqrt(0.95 * 0.05 / arguments.replicates)
         head = (
-            "# Coverage of the 95 % intervals, in %\n\nMade by `python tests/judge/coverage.py "
-            f"--write`: {arguments.replicates:,} texts a row, so that a number near 95 has a "
-            f"standard error of {error:.2f}."
+            "# Coverage of the 95 % intervals, in %\n\nMade by `python "
+            f"tests/judge/interval_coverage.py --write`: {arguments.replicates:,} texts a row, so "
+            f"that a number near 95 has a standard error of {error:.2f}."
         )
         TABLE.write_text("\n\n".join([head, about, "\n".join(lines)]) + "\n", encoding="utf-8")
 

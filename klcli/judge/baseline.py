@@ -1,0 +1,131 @@
+"""An earlier run that a new one is held against: pair by pair where both hold the same tokens."""
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+
+from klcli.errors import Notice, UsageError
+from klcli.judge.clusters import Clusters
+from klcli.judge.gate import Gate
+from klcli.judge.intervals import mean_with_error
+from klcli.judge.report import Report
+from klcli.judge.student import student_t
+from klcli.measure.run import SavedRun
+from klcli.measure.scores import TokenScores
+from klcli.sources.recording import window_tensors
+from klcli.text.windows import WindowTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineRun:
+    """A run as it was saved: its report, and its tokens where it was saved as a folder."""
+
+    name: str
+    report: Report
+    run: SavedRun | None
+
+    def against(self, scores: TokenScores, table: WindowTable, clusters: Clusters) -> "HeldAgainst":
+        """The baseline, with the run that is held against it.
+
+        Raises:
+            UsageError: the two are of different commands.
+        """
+        command = "compare" if scores.paired else "perplexity"
+        if self.report.command != command:
+            raise UsageError(
+                f"--baseline {self.name} is a run of klcli {self.report.command}, and this is "
+                f"klcli {command}: give one of the same command"
+            )
+        others = None
+        if self.run is not None and self.run.manifest["request"]["windows"] == digest(table):
+            others = self.run.evaluation().scores
+        return HeldAgainst(baseline=self, scores=scores, others=others, clusters=clusters)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldAgainst:
+    """A ``Baseline`` for gates. ``others`` are its scores, None where tokens do not pair."""
+
+    baseline: BaselineRun
+    scores: TokenScores
+    others: TokenScores | None
+    clusters: Clusters
+
+    def value(self, gate: Gate) -> float | None:
+        """The baseline's number."""
+        return self.baseline.report.metrics.get(gate.metric, {}).get(gate.field)
+
+    def difference(self, gate: Gate, confidence: float) -> tuple[float, float] | None:
+        """The interval of this run's number less the limit's share of the baseline's.
+
+        Paired: of the mean of x_i - limit · y_i. Unpaired the two errors add up as squares.
+        """
+        clusters = replace(self.clusters, level=confidence)
+        if self.others is None or gate.field != "mean":
+            return self._unpaired(gate, clusters)
+        both = ~self.scores["excluded"] & ~self.others["excluded"]
+        x = self.scores[gate.metric][both].astype(float)
+        d = x - gate.limit * self.others[gate.metric][both].astype(float)
+        if not len(d) or not np.isfinite(d).all():
+            return None
+        found = mean_with_error(d, clusters.among(both))
+        return _ends(found["ci_low"], found["ci_high"])
+
+    def notices(self) -> list[Notice]:
+        """That the comparison is not paired, where it is not."""
+        if self.others is not None:
+            return []
+        why = (
+            "is a report and holds no tokens"
+            if self.baseline.run is None
+            else "was made on other tokens or windows"
+        )
+        return [
+            Notice(
+                code="unpaired_baseline",
+                message=f"{self.baseline.name} {why}: relative gates are not paired token by "
+                "token, and their intervals are wider; keep the baseline with --run",
+            )
+        ]
+
+    def _unpaired(self, gate: Gate, clusters: Clusters) -> tuple[float, float] | None:
+        other = self.baseline.report.metrics[gate.metric]
+        if gate.field not in ("mean", "value") or other.get("ci_low") is None:
+            return None
+        own = _half(self._own_metric(gate, clusters))
+        value = other[gate.field]
+        ratio = student_t((1 + clusters.level) / 2, 10**6) / student_t(0.975, 10**6)
+        theirs = _half((other["ci_low"], value, other["ci_high"]))
+        if own is None or theirs is None or value is None:
+            return None
+        mine, half = own
+        distance = mine - gate.limit * value
+        width = math.hypot(half, gate.limit * theirs[1] * ratio)
+        return distance - width, distance + width
+
+    def _own_metric(self, gate: Gate, clusters: Clusters) -> tuple[Any, Any, Any]:
+        from klcli.judge.statistics import summarise
+
+        everything = np.ones(len(self.scores), dtype=np.bool_)
+        metric = summarise(self.scores, clusters, everything)[gate.metric]
+        return metric["ci_low"], metric[gate.field], metric["ci_high"]
+
+
+def digest(table: WindowTable) -> str:
+    """sha256 of the tokens and windows of a table, as a run keeps it."""
+    return hashlib.sha256(safetensors.torch.save(window_tensors(table))).hexdigest()
+
+
+def _half(ends: tuple[Any, Any, Any]) -> tuple[float, float] | None:
+    low, value, high = ends
+    if low is None or value is None or high is None:
+        return None
+    return float(value), max(high - value, value - low)
+
+
+def _ends(low: float | None, high: float | None) -> tuple[float, float] | None:
+    return None if low is None or high is None else (low, high)

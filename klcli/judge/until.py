@@ -1,0 +1,173 @@
+"""Ending a run early: when every gate is decided, or a number is known well enough."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from klcli.errors import UsageError
+from klcli.judge.gate import Gate, GateResult
+from klcli.judge.sequential import Band, Drawn, decide
+from klcli.measure.evaluate import ScoredBatch
+from klcli.text.windows import WindowTable
+
+UPPER = {"top1_agreement": 1.0, "tv": 1.0, "overlap_5": 1.0, "jsd": math.log(2)}
+"""The most that one token can count, where there is such a thing."""
+FROM_ZERO = ("kl", "kl_reverse", "nll_reference", "nll_candidate", "nll", "entropy_reference",
+             "entropy_candidate", "entropy")  # fmt: skip
+"""Metrics of which a token counts 0 at least, and any amount at most."""
+
+_PRECISION = re.compile(r"\s*(\w+)(?:\.mean)?\s*(?:±|\+-)\s*(\S+)\s*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """A number that shall be known to within a distance: ``kl.mean±0.001``."""
+
+    metric: str
+    distance: float
+
+
+@dataclass(slots=True)
+class Until:
+    """Watches a run, and says when it may end. It is a ``Watch`` of ``evaluate``.
+
+    Args:
+        goal: "decided", or a precision.
+        gates: those that "decided" speaks of; they share ``alpha`` equally.
+        alpha: the probability of a wrong decision.
+        kl_bound: the most nats that a token's KL can be, where the user knows such a bound.
+        table: the text, all of its windows.
+    """
+
+    goal: str | Precision
+    gates: Sequence[Gate]
+    alpha: float
+    kl_bound: float | None
+    table: WindowTable
+    drawn: dict[str, Drawn] = field(init=False)
+
+    def __post_init__(self) -> None:
+        metrics = {gate.metric for gate in self.gates} if self.goal == "decided" else set()
+        if isinstance(self.goal, Precision):
+            metrics = {self.goal.metric}
+        self.drawn = {metric: self._start(metric) for metric in metrics}
+
+    def __call__(self, windows: Sequence[int], batch: ScoredBatch) -> bool:
+        """Take the windows of one batch; True when nothing is open any more."""
+        ends = np.cumsum([len(self.table.windows[number].targets) for number in windows])
+        for metric, drawn in self.drawn.items():
+            for part in np.split(_per_token(metric, batch), ends[:-1]):
+                drawn.add(float(part.sum()), len(part))
+        return self.is_over()
+
+    def is_over(self) -> bool:
+        """Whether everything is decided, or known well enough."""
+        if isinstance(self.goal, Precision):
+            band = self.band(self.goal.metric)
+            return (band.high - band.low) / 2 <= self.goal.distance
+        return all(self.decision(gate) is not None for gate in self.gates)
+
+    def decision(self, gate: Gate) -> bool | None:
+        """Whether a gate is known to hold, or not to; None while that is open."""
+        return decide(self.band(gate.metric), gate.operator, gate.limit)
+
+    def band(self, metric: str) -> Band:
+        """What is known of a metric's mean over the whole text."""
+        shares = len(self.gates) if self.goal == "decided" else 1
+        return self.drawn[metric].band(self.alpha / max(1, shares))
+
+    def results(self) -> list[GateResult]:
+        """The verdicts on the gates, as far as they are decided."""
+        words = {True: "pass", False: "fail", None: "inconclusive"}
+        found = []
+        for gate in self.gates:
+            band = self.band(gate.metric)
+            drawn = self.drawn[gate.metric]
+            found.append(
+                GateResult(
+                    gate=gate.text,
+                    value=sum(drawn.sums) / drawn.seen if drawn.seen else None,
+                    limit=gate.limit,
+                    verdict=words[self.decision(gate)],  # type: ignore[arg-type]
+                    ci_low=_finite(band.low),
+                    ci_high=_finite(band.high),
+                )
+            )
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """What the report says: how much of the text was needed, and by which method."""
+        first = next(iter(self.drawn.values()))
+        bands = {metric: self.band(metric) for metric in self.drawn}
+        return {
+            "goal": self.goal
+            if isinstance(self.goal, str)
+            else f"{self.goal.metric}.mean±{self.goal.distance:g}",
+            "reached": self.is_over(),
+            "windows": len(first.sums),
+            "windows_in_all": first.windows,
+            "tokens": first.seen,
+            "tokens_in_all": first.tokens,
+            "confidence": 1 - self.alpha,
+            "bands": {
+                metric: {"low": _finite(b.low), "high": _finite(b.high), "method": b.method}
+                for metric, b in bands.items()
+            },
+        }
+
+    def _start(self, metric: str) -> Drawn:
+        sizes = [len(window.targets) for window in self.table.windows]
+        upper = UPPER.get(metric, math.inf)
+        if self.kl_bound is not None and metric in ("kl", "kl_reverse"):
+            upper = self.kl_bound
+        return Drawn(windows=len(sizes), tokens=sum(sizes), largest=max(sizes), upper=upper)
+
+
+def parse_until(text: str, gates: Sequence[Gate], *, known: Mapping[str, Any]) -> str | Precision:
+    """Parse ``decided`` or ``kl.mean±0.001``; ``known`` are the metrics of the command.
+
+    Raises:
+        UsageError: it is neither, there is no gate to decide, or a gate is about something that
+            cannot be known from part of a text.
+    """
+    if text == "decided":
+        if not gates:
+            raise UsageError("--until decided: there is nothing to decide; give a --gate")
+        for gate in gates:
+            if gate.relative or gate.field not in ("mean", "value") or not _is_mean(gate.metric):
+                raise UsageError(
+                    f"--until decided: {gate.text!r} cannot be decided from part of the text; gate "
+                    f"one of {', '.join(m for m in known if _is_mean(m))}, against a number"
+                )
+        return text
+    match = _PRECISION.fullmatch(text)
+    try:
+        distance = float(match[2]) if match else math.nan
+    except ValueError:
+        distance = math.nan
+    if match is None or not distance > 0 or match[1] not in known or not _is_mean(match[1]):
+        raise UsageError(
+            f"--until {text!r}: 'decided', or a mean and a distance as in 'kl.mean±0.001' (or "
+            "'kl.mean+-0.001') is wanted"
+        )
+    return Precision(metric=match[1], distance=distance)
+
+
+def _is_mean(metric: str) -> bool:
+    return metric in UPPER or metric in FROM_ZERO
+
+
+def _per_token(metric: str, batch: ScoredBatch) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A metric of every token of a batch; a token that was excluded makes the sum NaN."""
+    if metric == "top1_agreement":
+        same = batch.columns["top1_reference"] == batch.columns["top1_candidate"]
+        return np.where(batch.columns["excluded"], np.nan, same)
+    return batch.columns[metric].astype(np.float64)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
