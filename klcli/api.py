@@ -18,7 +18,7 @@ import klcli
 from klcli.errors import Notice, UsageError
 from klcli.judge.baseline import BaselineRun
 from klcli.judge.clusters import LEVEL
-from klcli.judge.conclude import Conditions, Judging, conclude
+from klcli.judge.conclude import BOUNDED, Conditions, Judging, conclude
 from klcli.judge.gate import Gate, Rules, interval_fields, judge, overall, parse_gate
 from klcli.judge.report import Report, read_report
 from klcli.judge.sequential import draw_order
@@ -46,7 +46,8 @@ from klcli.sources.model import BATCH_TOKENS, ModelSource
 from klcli.sources.options import DtypeName, LoadOptions, TaskChoice, Values
 from klcli.sources.recorder import KindChoice, Recorded, check_place
 from klcli.sources.recorder import record as write_recording
-from klcli.sources.recording import masking_of
+from klcli.sources.recording import RecordingSource, masking_of
+from klcli.sources.toplogprobs import TopLogprobsSource
 from klcli.text.corpus import STDIN, Corpus, DocumentSplit, read_corpus
 from klcli.text.masking import Pll
 from klcli.text.windows import Bos, ProtocolName, SpecialTokens, WindowTable, plan_batches
@@ -224,7 +225,7 @@ def report(
     gate_confidence: float | None = None,
     baseline: str | None = None,
     allow_excluded: bool = False,
-    outliers: int = DEFAULT_OUTLIERS,
+    outliers: int | None = None,
     slices: Sequence[str] = (),
 ) -> Report:
     """Show a saved run again, under these gates.
@@ -246,7 +247,11 @@ def report(
     _check_confidence(options)
     if run.endswith(".json"):
         return _judged_again(read_report(run), options)
-    return _concluded([open_run(Path(run))], options, outliers)
+    saved = open_run(Path(run))
+    shown = saved.manifest["keep"] // 2 if outliers is None else outliers
+    again = _concluded([saved], options, shown)
+    before = read_report(str(saved.folder / REPORT))
+    return replace(again, noise_floor=before.noise_floor)
 
 
 def merge(runs: Sequence[str], output: str) -> Report:
@@ -275,6 +280,10 @@ def _judged_again(given: Report, options: Mapping[str, Any]) -> Report:
         raise UsageError(f"a report has intervals of {LEVEL:.0%} only: give the run's folder")
     if options.get("baseline") is not None:
         raise UsageError("a report holds no tokens to pair with a baseline: give the run's folder")
+    if relative := [gate.text for gate in gates if gate.relative]:
+        raise UsageError(f"--gate {relative[0]!r} speaks of a baseline: give the run's folder")
+    shown_slices = check_slices(_several(options.get("slices", ())))
+    given = replace(given, shown_slices=shown_slices)
     if not gates:
         return given
     rules = Rules(
@@ -445,7 +454,14 @@ def _report(
     alignment = align(sources, corpora, scope)
     alignment = replace(alignment, notices=(*notices, *alignment.notices))
     shown: int = cast("CompareOptions", options).get("outliers", DEFAULT_OUTLIERS)
-    judging = _judging(gates, options, alignment.table, paired=len(sources) == 2)
+    _check_noise_floor(sources, options)
+    judging = _judging(
+        gates,
+        options,
+        alignment.table,
+        paired=len(sources) == 2,
+        lower_bounds=BOUNDED if any(map(_is_list, sources)) else (),
+    )
     if any(isinstance(source, ModelSource) for source in sources):
         _announce(alignment.table, options)
     plan = _plan(alignment.table, sources, options, at_random=judging.until is not None)
@@ -478,7 +494,12 @@ def _report(
 
 
 def _judging(
-    gates: Sequence[Gate], options: Mapping[str, Any], table: WindowTable, *, paired: bool
+    gates: Sequence[Gate],
+    options: Mapping[str, Any],
+    table: WindowTable,
+    *,
+    paired: bool,
+    lower_bounds: Sequence[str] = (),
 ) -> Judging:
     until, confidence = options.get("until"), options.get("gate_confidence")
     watch = None
@@ -490,20 +511,19 @@ def _judging(
             alpha=1 - (confidence or LEVEL),
             kl_bound=options.get("kl_bound"),
             table=table,
+            lower_bounds=lower_bounds,
         )
     return Judging(
         gates=gates,
         allow_excluded=options.get("allow_excluded", False),
         confidence=confidence,
-        baseline=_open_baseline(options.get("baseline"), gates),
+        baseline=_open_baseline(options.get("baseline")),
         until=watch,
     )
 
 
-def _open_baseline(path: str | None, gates: Sequence[Gate]) -> BaselineRun | None:
+def _open_baseline(path: str | None) -> BaselineRun | None:
     if path is None:
-        if relative := [gate.text for gate in gates if gate.relative]:
-            raise UsageError(f"--gate {relative[0]!r} speaks of a baseline: give --baseline RUN")
         return None
     if path.endswith(".json"):
         return BaselineRun(name=path, report=read_report(path), run=None)
@@ -536,8 +556,6 @@ def _kept_run(
     if folder is None:
         yield None
         return
-    if options.get("until") is not None:
-        raise UsageError("--until ends a run early, and --run keeps whole ones: leave one out")
     conditions = _conditions(sources)
     request = {
         "models": [_identity(source) for source in sources],
@@ -568,6 +586,17 @@ def _identity(source: OpenSource) -> dict[str, Any]:
     return about
 
 
+def _is_list(source: OpenSource) -> bool:
+    """Whether a source knows its most probable tokens only."""
+    kind = source.kind if isinstance(source, RecordingSource) else None
+    return kind == "topk" or isinstance(source, TopLogprobsSource)
+
+
+def _check_noise_floor(sources: Sequence[OpenSource], options: Mapping[str, Any]) -> None:
+    if options.get("noise_floor") is not None and not isinstance(sources[0], ModelSource):
+        raise UsageError(f"--noise-floor reads the REFERENCE again: {sources[0].name} is no model")
+
+
 def _noise_floor(
     sources: Sequence[OpenSource], alignment: Alignment, options: Mapping[str, Any]
 ) -> dict[str, Any] | None:
@@ -576,8 +605,7 @@ def _noise_floor(
     if by is None:
         return None
     reference = sources[0]
-    if not isinstance(reference, ModelSource):
-        raise UsageError(f"--noise-floor reads the REFERENCE again: {reference.name} is no model")
+    assert isinstance(reference, ModelSource)
     (options.get("status") or _silent)("measuring the noise floor")
     table = replace(alignment.table, windows=alignment.table.windows[:NOISE_WINDOWS])
     (load, _) = _load_options(options, (reference.name, reference.name))
@@ -624,6 +652,16 @@ def _gates(options: Mapping[str, Any], metrics: Mapping[str, tuple[str, ...]]) -
     if options.get("gate_confidence") is not None:
         for gate in gates:
             interval_fields(gate, metrics)
+    relative = [gate.text for gate in gates if gate.relative]
+    if relative and options.get("baseline") is None:
+        raise UsageError(f"--gate {relative[0]!r} speaks of a baseline: give --baseline RUN")
+    if (until := options.get("until")) is not None:
+        parse_until(until, gates, known=metrics)
+        if options.get("run") is not None:
+            raise UsageError("--until ends a run early, and --run keeps whole ones: leave one out")
+        if options.get("allow_excluded"):
+            raise UsageError("--until needs every token: leave out --allow-excluded")
+    parse_shard(options.get("shard"), options.get("run"))
     if options.get("run") is not None:
         check_run_place(Path(options["run"]))
     return gates
@@ -662,7 +700,8 @@ def _check_confidence(options: Mapping[str, Any]) -> None:
 
 def _check_counts(options: Mapping[str, Any]) -> None:
     for name, least in (("context", 1), ("stride", 1), ("score_from", 0), ("limit", 1),
-                        ("batch_tokens", 1), ("outliers", 0), ("mask_every", 1)):  # fmt: skip
+                        ("batch_tokens", 1), ("outliers", 0), ("mask_every", 1),
+                        ("seed", 0)):  # fmt: skip
         value = options.get(name)
         if value is not None and value < least:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")

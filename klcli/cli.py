@@ -245,7 +245,7 @@ run_options = _options(
     ),
     click.option(
         "--seed",
-        type=int,
+        type=click.IntRange(min=0),
         default=0,
         show_default=True,
         help="In which random order --until draws windows.",
@@ -465,10 +465,8 @@ def _judging_options(command: Command) -> Command:
     return click.option(
         "--outliers",
         type=click.IntRange(min=0),
-        default=10,
-        show_default=True,
         metavar="N",
-        help="How many outlier tokens are reported.",
+        help="How many outlier tokens are reported.  [default: as many as the run was made with]",
     )(output_options(command))
 
 

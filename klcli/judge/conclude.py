@@ -335,8 +335,8 @@ def _hash_of(alignment: Alignment) -> str:
     """Where a file brought the tokens: a hash of them in the place of the text's."""
     digest = hashlib.sha256()
     for window in alignment.table.windows:
-        digest.update(window.inputs.tobytes())
-        digest.update(window.targets.tobytes())
+        digest.update(window.inputs.astype(np.int64).tobytes())
+        digest.update(window.targets.astype(np.int64).tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -126,6 +126,11 @@ def interval_fields(gate: Gate, metrics: Mapping[str, Sequence[str]]) -> tuple[s
         UsageError: it has none.
     """
     ends = ("low", "high")
+    if gate.relative and gate.field not in ("mean", "value"):
+        raise UsageError(
+            f"--gate {gate.text!r}: with --gate-confidence only a mean or a value can be held "
+            "against a baseline"
+        )
     name = "ci" if gate.field in ("mean", "value") else gate.field
     low, high = (f"{name}_{end}" for end in ends)
     if low not in metrics[gate.metric]:
@@ -173,12 +178,14 @@ def _judge_one(gate: Gate, metric: Metric, rules: Rules) -> GateResult:
 
 def _with_confidence(gate: Gate, metric: Metric, result: GateResult, rules: Rules) -> GateResult:
     """Three verdicts, by where the interval lies."""
-    low, high = _interval(gate, metric, result.limit, rules)
-    if low is None or high is None:
+    ends = _interval(gate, metric, result.limit, rules)
+    if ends == (None, None):
         return replace(
             result, verdict="inconclusive", reason="there is no interval: the text is too short"
         )
-    result = replace(result, ci_low=low, ci_high=high)
+    result = replace(result, ci_low=ends[0], ci_high=ends[1])
+    low = -math.inf if ends[0] is None else ends[0]
+    high = math.inf if ends[1] is None else ends[1]
     inside = [gate.holds(end, result.limit) for end in (low, high)]
     if all(inside):
         return replace(result, verdict="pass")
@@ -203,7 +210,7 @@ def _more_tokens(result: GateResult, low: float, high: float, tokens: int) -> in
     half = high - result.value if result.limit > result.value else result.value - low
     if distance == 0 or not math.isfinite(half / distance):
         return None
-    return math.ceil(tokens * ((half / distance) ** 2 - 1))
+    return max(1, math.ceil(tokens * ((half / distance) ** 2 - 1)))
 
 
 def _interval(

@@ -40,6 +40,8 @@ class Until:
         gates: those that "decided" speaks of; they share ``alpha`` equally.
         alpha: the probability of a wrong decision.
         kl_bound: the most nats that a token's KL can be, where the user knows such a bound.
+        lower_bounds: metrics that are only known to be at least what is measured: that one is below
+            a limit cannot be shown.
         table: the text, all of its windows.
     """
 
@@ -48,6 +50,8 @@ class Until:
     alpha: float
     kl_bound: float | None
     table: WindowTable
+    lower_bounds: Sequence[str] = ()
+    excluded: int = field(init=False, default=0)
     drawn: dict[str, Drawn] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,7 +61,13 @@ class Until:
         self.drawn = {metric: self._start(metric) for metric in metrics}
 
     def __call__(self, windows: Sequence[int], batch: ScoredBatch) -> bool:
-        """Take the windows of one batch; True when nothing is open any more."""
+        """Take the windows of one batch; True when nothing is open any more.
+
+        Raises:
+            UsageError: a token has more KL than ``kl_bound``.
+        """
+        self.excluded += int(batch.columns["excluded"].sum())
+        self._check_bound(batch)
         ends = np.cumsum([len(self.table.windows[number].targets) for number in windows])
         for metric, drawn in self.drawn.items():
             for part in np.split(_per_token(metric, batch), ends[:-1]):
@@ -66,6 +76,8 @@ class Until:
 
     def is_over(self) -> bool:
         """Whether everything is decided, or known well enough."""
+        if self.excluded and self.goal == "decided":
+            return True
         if isinstance(self.goal, Precision):
             band = self.band(self.goal.metric)
             return (band.high - band.low) / 2 <= self.goal.distance
@@ -73,6 +85,10 @@ class Until:
 
     def decision(self, gate: Gate) -> bool | None:
         """Whether a gate is known to hold, or not to; None while that is open."""
+        if self.excluded:
+            return False
+        if gate.metric in self.lower_bounds and gate.operator == "<=":
+            return False
         return decide(self.band(gate.metric), gate.operator, gate.limit)
 
     def band(self, metric: str) -> Band:
@@ -95,9 +111,30 @@ class Until:
                     verdict=words[self.decision(gate)],  # type: ignore[arg-type]
                     ci_low=_finite(band.low),
                     ci_high=_finite(band.high),
+                    reason=self._reason(gate),
                 )
             )
         return found
+
+    def _reason(self, gate: Gate) -> str | None:
+        if self.excluded:
+            return "tokens are excluded (NaN or +inf), and no mean over the text can be known"
+        if gate.metric in self.lower_bounds and gate.operator == "<=":
+            return (
+                f"{gate.metric} is only known to be at least this: the limit cannot be shown to "
+                "hold"
+            )
+        return None
+
+    def _check_bound(self, batch: ScoredBatch) -> None:
+        if self.kl_bound is None or "kl" not in self.drawn:
+            return
+        largest = float(np.nanmax(batch.columns["kl"], initial=0.0))
+        if largest > self.kl_bound:
+            raise UsageError(
+                f"--kl-bound {self.kl_bound:g}: a token has a KL of {largest:.4g}; give a bound "
+                "that holds, or none"
+            )
 
     def summary(self) -> dict[str, Any]:
         """What the report says: how much of the text was needed, and by which method."""
@@ -122,7 +159,7 @@ class Until:
     def _start(self, metric: str) -> Drawn:
         sizes = [len(window.targets) for window in self.table.windows]
         upper = UPPER.get(metric, math.inf)
-        if self.kl_bound is not None and metric in ("kl", "kl_reverse"):
+        if self.kl_bound is not None and metric == "kl":
             upper = self.kl_bound
         return Drawn(windows=len(sizes), tokens=sum(sizes), largest=max(sizes), upper=upper)
 
@@ -149,7 +186,12 @@ def parse_until(text: str, gates: Sequence[Gate], *, known: Mapping[str, Any]) -
         distance = float(match[2]) if match else math.nan
     except ValueError:
         distance = math.nan
-    if match is None or not distance > 0 or match[1] not in known or not _is_mean(match[1]):
+    if (
+        match is None
+        or not 0 < distance < math.inf
+        or match[1] not in known
+        or not _is_mean(match[1])
+    ):
         raise UsageError(
             f"--until {text!r}: 'decided', or a mean and a distance as in 'kl.mean±0.001' (or "
             "'kl.mean+-0.001') is wanted"

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from klcli.errors import UsageError
 from klcli.measure import fused
 from klcli.measure.divergence import log_probabilities, mass_above
 from klcli.measure.scores import (
@@ -128,6 +129,10 @@ def evaluate(
         finished.update(batch.batches)
         found.add(batch)
     own = range(shard[0] - 1, len(plan), shard[1])
+    if not own:
+        raise UsageError(
+            f"shard {shard[0]}/{shard[1]} has nothing to score: there are only {len(plan)} batches"
+        )
     open_batches = [number for number in own if number not in finished]
     done = sum(len(table.windows[w].targets) for number in finished for w in plan[number])
     total = sum(len(table.windows[w].targets) for number in own for w in plan[number])

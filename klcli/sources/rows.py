@@ -119,7 +119,8 @@ class HeadRows:
 
     The head always multiplies the same number of rows, ``size``, the last block padded with zeros:
     matrix products of another shape may round differently, and the same hidden states shall give
-    the same bits wherever they come from.
+    the same bits wherever they come from. Where all rows are fewer than a block, blocks are as
+    small as the next power of two: a masked model has one row for every sequence that it reads.
     """
 
     kind: RowKind = "logits"
@@ -128,7 +129,7 @@ class HeadRows:
     def __init__(self, hidden: Tensor, head: Callable[[Tensor], Tensor], size: int) -> None:
         self._hidden = hidden
         self._head = head
-        self.size = size
+        self.size = min(size, max(SMALLEST_BLOCK, 1 << (len(hidden) - 1).bit_length()))
         self._made_from = -1
         self._made = hidden[:0]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "sources")]
-PARTS = ("masked",)
+PARTS = ("causal", "masked")
 
 
 def main() -> None:
