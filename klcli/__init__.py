@@ -13,18 +13,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from klcli.api import compare, perplexity, record
+    from klcli.api import compare, merge, perplexity, record, report
     from klcli.errors import KlcliError
     from klcli.judge.report import Report
 
 __version__ = "0.1.0"
 
-__all__ = ["KlcliError", "Report", "__version__", "compare", "perplexity", "record"]
+__all__ = [
+    "KlcliError",
+    "Report",
+    "__version__",
+    "compare",
+    "merge",
+    "perplexity",
+    "record",
+    "report",
+]
 
 _HOMES = {
     "compare": "klcli.api",
     "perplexity": "klcli.api",
     "record": "klcli.api",
+    "report": "klcli.api",
+    "merge": "klcli.api",
     "KlcliError": "klcli.errors",
     "Report": "klcli.judge.report",
 }

@@ -27,6 +27,7 @@ from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.until import Until, parse_until
 from klcli.measure.align import Alignment, Scope, align
 from klcli.measure.evaluate import Progress, evaluate
+from klcli.measure.ranks import Ranks, Shared, ranks, wait_for_all
 from klcli.measure.run import (
     REPORT,
     RunFolder,
@@ -465,8 +466,10 @@ def _report(
     if any(isinstance(source, ModelSource) for source in sources):
         _announce(alignment.table, options)
     plan = _plan(alignment.table, sources, options, at_random=judging.until is not None)
-    shard = parse_shard(options.get("shard"), options.get("run"))
+    here = ranks()
+    own = here.shard if here.world > 1 else parse_shard(options.get("shard"), options.get("run"))
     with _kept_run(sources, alignment, options, keep=2 * shown) as kept:
+        shared = Shared(kept)
         evaluation = evaluate(
             alignment.table,
             sources,
@@ -475,10 +478,13 @@ def _report(
             keep=2 * shown,
             progress=options.get("progress"),
             plan=plan,
-            shard=shard,
-            store=kept,
+            shard=own,
+            store=shared if here.world > 1 else kept,
             watch=judging.until,
         )
+        if here.world > 1:
+            paired = len(sources) == 2
+            evaluation = shared.gather(alignment.table, paired=paired, keep=2 * shown)
         report = conclude(
             evaluation,
             replace(alignment, table=evaluation.table),
@@ -490,6 +496,11 @@ def _report(
         )
         if kept is not None:
             kept.complete(report.to_dict())
+    if here.world > 1:
+        wait_for_all()
+    if here.world > 1 and here.rank == 0 and (folder := options.get("run")) is not None:
+        parts = [open_run(_place_of_rank(folder, Ranks(n, here.world))) for n in range(here.world)]
+        join_runs(parts, Path(folder), report.to_dict())
     return report
 
 
@@ -557,11 +568,13 @@ def _kept_run(
         yield None
         return
     conditions = _conditions(sources)
+    here = ranks()
+    shard = f"{here.rank + 1}/{here.world}" if here.world > 1 else options.get("shard")
     request = {
         "models": [_identity(source) for source in sources],
         "batch_tokens": _budget(sources, options),
         "keep": keep,
-        "shard": options.get("shard"),
+        "shard": shard,
         "limit": alignment.table.protocol.get("limit"),
         "masking": masking_of(alignment.table),
     }
@@ -573,9 +586,16 @@ def _kept_run(
         "environment": conditions.environment,
         "notices": [asdict(notice) for notice in alignment.notices],
     }
-    place = Path(folder)
+    place = _place_of_rank(folder, here)
     with writing(place, request, alignment.table, alignment.names, about) as kept:
         yield kept
+
+
+def _place_of_rank(folder: str, place: Ranks) -> Path:
+    """Where a process keeps its own part of a run: the folder itself if it is the only one."""
+    if place.world == 1:
+        return Path(folder)
+    return Path(f"{folder}.rank-{place.rank + 1}-of-{place.world}")
 
 
 def _identity(source: OpenSource) -> dict[str, Any]:
@@ -662,6 +682,10 @@ def _gates(options: Mapping[str, Any], metrics: Mapping[str, tuple[str, ...]]) -
         if options.get("allow_excluded"):
             raise UsageError("--until needs every token: leave out --allow-excluded")
     parse_shard(options.get("shard"), options.get("run"))
+    if ranks().world > 1:
+        for name in ("until", "shard"):
+            if options.get(name) is not None:
+                raise UsageError(f"--{name} does not go with torchrun: leave one out")
     if options.get("run") is not None:
         check_run_place(Path(options["run"]))
     return gates

@@ -559,8 +559,11 @@ def _run(
     from klcli.render.files import check_outputs, write_outputs
 
     check_outputs(outputs, inputs)
-    with _progress(quiet) as hooks:
+    speaks = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one speaks for all
+    with _progress(quiet or not speaks) as hooks:
         report = job(**options, **hooks)
+    if not speaks:
+        return ExitCode.DONE
     write_outputs(report, outputs)
     if not quiet:
         _warn(report)

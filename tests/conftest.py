@@ -14,6 +14,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 # Tiny models gain nothing of a second thread, and lose much where the machine is busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Threads that wait spinning take the processor from those they wait for where it is busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "fixtures"

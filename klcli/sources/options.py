@@ -1,5 +1,6 @@
 """How a source is opened."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -27,7 +28,7 @@ def choose_device(name: str) -> str:
                 f"--device {name!r} is no device: one of auto, cpu, cuda, cuda:N or mps is wanted"
             ) from None
     if torch.cuda.is_available():
-        return "cuda"
+        return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 

@@ -222,6 +222,8 @@ def _check_window_shape(name: str, context: int, stride: int, score_from: int, b
             f"--protocol llama.cpp scores positions {score_from} to {context - 2} of a chunk of "
             f"{context}, which is none: give a larger --context or a smaller --score-from"
         )
+    if name in ("strided", "exllamav3", "lm-eval", "evaluate") and bos == "window":
+        raise UsageError(f"--protocol {name} puts a BOS before each document or nowhere")
     if name == "llama.cpp" and bos == "document":
         raise UsageError("--protocol llama.cpp puts a BOS into every window or into none")
 
@@ -255,6 +257,12 @@ def plan_windows(
     windows = [replace(window, number=number) for number, window in enumerate(cuts)]
     if not windows:
         longest = max(documents, key=lambda document: len(document.ids))
+        if protocol.name == "exllamav3":
+            raise CorpusError(
+                f"{longest.name}, the longest document, has {len(longest.ids)} tokens, and "
+                f"--protocol exllamav3 needs more than --context {protocol.context}; give more "
+                "text or a smaller --context"
+            )
         raise CorpusError(
             f"nothing to score: {longest.name}, the longest document, has {len(longest.ids)} "
             f"tokens and scoring starts after {protocol.score_from + 1}; give more text, "
