@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -592,17 +593,45 @@ def _progress(quiet: bool) -> Iterator[dict[str, Callable[..., None]]]:
     hidden = quiet or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task("starting", total=None, tokens="")
-        yield {
-            "announce": lambda what: None if quiet else console.print(_safe(what), markup=False),
-            "status": lambda what: bar.update(task, description=_safe(what)),
-            "progress": lambda done, total: bar.update(
+        say = _Forecast(None if quiet or console.is_terminal else console.print)
+
+        def progress(done: int, total: int) -> None:
+            say.at(done, total)
+            bar.update(
                 task,
                 description="scoring",
                 completed=done,
                 total=total,
                 tokens=f"{done:,} of {total:,} tokens",
-            ),
+            )
+
+        yield {
+            "announce": lambda what: None if quiet else console.print(_safe(what), markup=False),
+            "status": lambda what: bar.update(task, description=_safe(what)),
+            "progress": progress,
         }
+
+
+class _Forecast:
+    """Says once how long a run will take, where no bar can be drawn and it takes long."""
+
+    AFTER, LONG = 5.0, 60.0  # seconds
+
+    def __init__(self, show: Callable[[str], None] | None) -> None:
+        self._show = show
+        self._first: tuple[float, int] | None = None
+
+    def at(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, done)
+        begin, before = self._first
+        if self._show is None or now - begin < self.AFTER:
+            return
+        left = (now - begin) / (done - before) * (total - done)
+        if left > self.LONG:
+            self._show(f"{done:,} of {total:,} tokens are scored, about {left / 60:.0f} min left")
+        self._show = None
 
 
 def _warn(report: "Report") -> None:

@@ -1,0 +1,38 @@
+"""Where no bar can be drawn a long run says once how long it will take."""
+
+import pytest
+
+from klcli import cli
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands where the last number says."""
+    times = [0.0]
+    monkeypatch.setattr("klcli.cli.time.monotonic", lambda: times[-1])
+    return times
+
+
+def test_a_long_run_says_once_when_it_will_end(clock: list[float]) -> None:
+    said: list[str] = []
+    forecast = cli._Forecast(said.append)
+    for second in range(0, 60, 2):
+        clock.append(float(second))
+        forecast.at(10 * (second + 1), 10_010)
+    assert said == ["70 of 10,010 tokens are scored, about 17 min left"]
+
+
+def test_a_short_run_says_nothing(clock: list[float]) -> None:
+    said: list[str] = []
+    forecast = cli._Forecast(said.append)
+    for second in range(0, 12, 2):
+        clock.append(float(second))
+        forecast.at(100 * (second + 1), 1_100)
+    assert said == []
+
+
+def test_a_quiet_run_says_nothing(clock: list[float]) -> None:
+    forecast = cli._Forecast(None)
+    clock.append(100.0)
+    forecast.at(1, 10**9)
+    forecast.at(2, 10**9)
