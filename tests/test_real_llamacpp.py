@@ -15,6 +15,7 @@ from torch import Tensor
 
 from klcli.measure import divergence, truncated
 from klcli.sources import is_base_file
+from klcli.sources.causal import CausalSource
 from klcli.sources.llamacpp import BaseFileSource, open_base_file, write_base_file
 from klcli.sources.loading import load_model
 from klcli.sources.model import ModelSource
@@ -82,7 +83,7 @@ def rounded(smollm2: ModelSource) -> ModelSource:
     for module in model.modules():
         if isinstance(module, torch.nn.Linear) and module is not head:
             module.weight.data = through_q5_1(module.weight.data)
-    return ModelSource("SmolLM2 in Q5_1", model, smollm2.vocabulary)
+    return CausalSource("SmolLM2 in Q5_1", model, smollm2.vocabulary)
 
 
 def through_q5_1(weight: Tensor) -> Tensor:

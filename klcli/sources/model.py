@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 4096}
 """How many ids a model reads at once, by kind of device, where nothing is given."""
 
 
-class ModelSource:
+class ModelSource(ABC):
     """A live model that predicts tokens of a window.
 
     Where the model allows it the body runs once a batch and the output head a block of rows at a
@@ -137,22 +138,23 @@ class ModelSource:
         joined = torch.cat(parts)
         return joined[order.argsort().to(joined.device)]
 
+    @abstractmethod
     def _sequences(self, batch: Sequence[Window]) -> tuple[Tensor, Tensor]:
         """What the model reads for a batch, and where in it the scored rows are."""
-        raise NotImplementedError
 
     def _logits(self, ids: Tensor, places: Tensor) -> Tensor:
         """The model's logits (rows, vocabulary) at some places."""
         return self._all_logits(ids).flatten(0, 1)[places]
 
+    @abstractmethod
     def _hidden(self, ids: Tensor, places: Tensor) -> Tensor:
         """What the output head is given at some places: (rows, d).
 
         Raises:
             ValueError: the model does not apply its head once to every position.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _check_task(self, ids: Tensor, whole: Tensor, bound: float) -> None:
         """Raise a SourceError where the model does not do what it was loaded for.
 
