@@ -1,22 +1,19 @@
 """An earlier run that a new one is held against: pair by pair where both hold the same tokens."""
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 
 from klcli.errors import Notice, UsageError
 from klcli.judge.clusters import Clusters
 from klcli.judge.gate import Gate
-from klcli.judge.intervals import mean_with_error
+from klcli.judge.intervals import Metric, mean_with_error
 from klcli.judge.report import Report
 from klcli.judge.student import student_t
-from klcli.measure.run import SavedRun
+from klcli.measure.run import SavedRun, windows_digest
 from klcli.measure.scores import TokenScores
-from klcli.sources.recording import window_tensors
 from klcli.text.windows import WindowTable
 
 
@@ -41,7 +38,9 @@ class BaselineRun:
                 f"klcli {command}: give one of the same command"
             )
         others = None
-        if self.run is not None and self.run.manifest["request"]["windows"] == digest(table):
+        if self.run is not None and self.run.manifest["request"]["windows"] == windows_digest(
+            table
+        ):
             others = self.run.evaluation().scores
         return HeldAgainst(baseline=self, scores=scores, others=others, clusters=clusters)
 
@@ -59,14 +58,16 @@ class HeldAgainst:
         """The baseline's number."""
         return self.baseline.report.metrics.get(gate.metric, {}).get(gate.field)
 
-    def difference(self, gate: Gate, confidence: float) -> tuple[float, float] | None:
+    def difference(
+        self, gate: Gate, metric: Metric, confidence: float
+    ) -> tuple[float, float] | None:
         """The interval of this run's number less the limit's share of the baseline's.
 
         Paired: of the mean of x_i - limit · y_i. Unpaired the two errors add up as squares.
         """
         clusters = replace(self.clusters, level=confidence)
         if self.others is None or gate.field != "mean":
-            return self._unpaired(gate, clusters)
+            return self._unpaired(gate, metric, confidence)
         both = ~self.scores["excluded"] & ~self.others["excluded"]
         x = self.scores[gate.metric][both].astype(float)
         d = x - gate.limit * self.others[gate.metric][both].astype(float)
@@ -92,13 +93,15 @@ class HeldAgainst:
             )
         ]
 
-    def _unpaired(self, gate: Gate, clusters: Clusters) -> tuple[float, float] | None:
+    def _unpaired(
+        self, gate: Gate, metric: Metric, confidence: float
+    ) -> tuple[float, float] | None:
         other = self.baseline.report.metrics[gate.metric]
         if gate.field not in ("mean", "value") or other.get("ci_low") is None:
             return None
-        own = _half(self._own_metric(gate, clusters))
+        own = _half((metric["ci_low"], metric[gate.field], metric["ci_high"]))
         value = other[gate.field]
-        ratio = student_t((1 + clusters.level) / 2, 10**6) / student_t(0.975, 10**6)
+        ratio = student_t((1 + confidence) / 2, 10**6) / student_t(0.975, 10**6)
         theirs = _half((other["ci_low"], value, other["ci_high"]))
         if own is None or theirs is None or value is None:
             return None
@@ -106,18 +109,6 @@ class HeldAgainst:
         distance = mine - gate.limit * value
         width = math.hypot(half, gate.limit * theirs[1] * ratio)
         return distance - width, distance + width
-
-    def _own_metric(self, gate: Gate, clusters: Clusters) -> tuple[Any, Any, Any]:
-        from klcli.judge.statistics import summarise
-
-        everything = np.ones(len(self.scores), dtype=np.bool_)
-        metric = summarise(self.scores, clusters, everything)[gate.metric]
-        return metric["ci_low"], metric[gate.field], metric["ci_high"]
-
-
-def digest(table: WindowTable) -> str:
-    """sha256 of the tokens and windows of a table, as a run keeps it."""
-    return hashlib.sha256(safetensors.torch.save(window_tensors(table))).hexdigest()
 
 
 def _half(ends: tuple[Any, Any, Any]) -> tuple[float, float] | None:

@@ -67,8 +67,13 @@ class Baseline(Protocol):
         """The number of the gate's metric in that run; None where it is not known."""
         ...
 
-    def difference(self, gate: Gate, confidence: float) -> "tuple[float, float] | None":
-        """The interval of (this run's number − ``gate.limit`` × the baseline's)."""
+    def difference(
+        self, gate: Gate, metric: Metric, confidence: float
+    ) -> "tuple[float, float] | None":
+        """The interval of (this run's number − ``gate.limit`` × the baseline's).
+
+        ``metric`` is this run's, with its interval at that confidence.
+        """
         ...
 
 
@@ -221,7 +226,7 @@ def _interval(
         return metric.get(f"{name}_low"), metric.get(f"{name}_high")
     assert rules.baseline is not None
     assert rules.confidence is not None
-    difference = rules.baseline.difference(gate, rules.confidence)
+    difference = rules.baseline.difference(gate, metric, rules.confidence)
     return (None, None) if difference is None else (limit + difference[0], limit + difference[1])
 
 

@@ -259,6 +259,11 @@ def open_run(folder: Path) -> SavedRun:
     )
 
 
+def windows_digest(table: WindowTable) -> str:
+    """sha256 of the tokens and windows of a table: runs in which it is equal pair by token."""
+    return hashlib.sha256(safetensors.torch.save(window_tensors(table))).hexdigest()
+
+
 def _begin(
     folder: Path,
     request: Mapping[str, Any],
@@ -266,12 +271,11 @@ def _begin(
     names: TokenNames,
     about: Mapping[str, Any],
 ) -> RunFolder:
-    windows = safetensors.torch.save(window_tensors(table))
-    request = {**request, "windows": hashlib.sha256(windows).hexdigest()}
+    request = {**request, "windows": windows_digest(table)}
     if is_run(folder):
         return RunFolder(folder, _manifest_to_go_on_with(folder, request))
     named, files = _named(names), dict[str, Any]()
-    put(folder / WINDOWS, windows, files)
+    put(folder / WINDOWS, safetensors.torch.save(window_tensors(table)), files)
     if isinstance(names, Vocabulary):
         put(folder / TOKENIZER, names.to_json().encode(), files)
     run = RunFolder(

@@ -41,7 +41,9 @@ class FakeBaseline:
     def value(self, gate: Gate) -> float | None:
         return self.number
 
-    def difference(self, gate: Gate, confidence: float) -> tuple[float, float] | None:
+    def difference(
+        self, gate: Gate, metric: Metric, confidence: float
+    ) -> tuple[float, float] | None:
         return self.ends
 
 
