@@ -127,25 +127,25 @@ def _in_addresses(table: WindowTable, names: TokenNames) -> Bools:
     return found
 
 
-def _texts(table: WindowTable) -> dict[int, str]:
+def _texts(table: WindowTable) -> dict[int, bytes]:
     """The text of each document, where a corpus brought it."""
-    texts: dict[int, str] = {}
+    texts: dict[int, bytes] = {}
     for number, corpus in enumerate(table.corpora):
         own = [i for i, document in enumerate(table.documents) if document.corpus == number]
         if len(own) == len(corpus.documents):
-            texts |= {i: d.text for i, d in zip(own, corpus.documents, strict=True)}
+            texts |= {i: d.content for i, d in zip(own, corpus.documents, strict=True)}
     return texts
 
 
 def _address_tokens(
-    document: TokenizedDocument, text: str | None, names: TokenNames
+    document: TokenizedDocument, text: bytes | None, names: TokenNames
 ) -> Bools | None:
     """Which tokens of a document an address runs through; None without any address.
 
     In the text, or where that is not known in what its tokens read like, one after the other.
     """
     if text is not None and document.encoding is not None:
-        content, ends = text.encode(errors="surrogatepass"), document.encoding.ends
+        content, ends = text, document.encoding.ends
     else:
         pieces = [names.piece(token_id) for token_id in document.ids.tolist()]
         content, ends = b"".join(pieces), np.cumsum([len(piece) for piece in pieces])

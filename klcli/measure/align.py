@@ -198,8 +198,8 @@ def _tokenize(
 def _special_strings(
     corpora: Sequence[Corpus], vocabulary: Vocabulary, parse: bool
 ) -> list[Notice]:
-    texts = [document.text for corpus in corpora for document in corpus.documents]
-    counts = {s: sum(text.count(s) for text in texts) for s in vocabulary.special_strings}
+    texts = [document.content for corpus in corpora for document in corpus.documents]
+    counts = {s: sum(t.count(s.encode()) for t in texts) for s in vocabulary.special_strings}
     if not (hits := sum(counts.values())):
         return []
     most = max(counts, key=lambda string: counts[string])

@@ -393,7 +393,7 @@ def window_tensors(table: WindowTable) -> dict[str, Tensor]:
         **(
             {
                 "byte_ends": _joined([t.ends for t in texts if t is not None]),
-                "words": _joined([t.words for t in texts if t is not None]),
+                "words": _joined([t.words.astype(np.int32) for t in texts if t is not None]),
             }
             if has_text
             else {}

@@ -19,10 +19,18 @@ STDIN = "-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """One piece of text that is scored on its own: no token sees another document."""
+    """One piece of text that is scored on its own: no token sees another document.
+
+    It is kept as UTF-8: a single 🙂 would make each character of a string take four bytes.
+    """
 
     name: str
-    text: str
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        """The text itself."""
+        return self.content.decode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +114,11 @@ def _decode(raw: bytes, name: str) -> str:
 
 def _text_documents(text: str, name: str, split: DocumentSplit) -> list[Document]:
     if split == "file":
-        return [Document(name=name, text=text)] if text.strip() else []
+        return [Document(name=name, content=text.encode())] if text.strip() else []
     border = r"\r?\n" if split == "line" else r"\r?\n(?:[ \t\r]*\n)+"
     pieces = re.split(border, text)
     return [
-        Document(name=f"{name}#{number}", text=piece)
+        Document(name=f"{name}#{number}", content=piece.encode())
         for number, piece in enumerate(pieces, start=1)
         if piece.strip()
     ]
@@ -123,7 +131,7 @@ def _jsonl_documents(text: str, name: str) -> list[Document]:
             continue
         content = _text_of(line, f"{name}, line {number}")
         if content.strip():
-            documents.append(Document(name=f"{name}#{number}", text=content))
+            documents.append(Document(name=f"{name}#{number}", content=content.encode()))
     return documents
 
 

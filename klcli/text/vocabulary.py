@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from klcli.errors import MismatchError
+from klcli.text.pieces import CUTTING, PIECE, Piece, encode_pieces
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -23,6 +24,7 @@ PROBE = (
 """A text of many scripts and kinds: two tokenizers that encode it alike split text alike."""
 
 _WORD = re.compile(r"\S+")
+_SPANNED = re.compile(rb"(?=(\S[%s]))" % CUTTING.encode())
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -180,14 +182,20 @@ class Vocabulary:
         otherwise it is text like any other. With ``find_words`` the encoding has ``word_ends``.
         """
         self._backend.encode_special_tokens = not parse_special
-        encoded = self._backend.encode(text, add_special_tokens=False)
-        ids = np.array(encoded.ids, dtype=np.int32)
-        ends = self._ends_of_pieces(ids, text)
-        if ends is None:
-            ends = _ends_of_offsets([end for _, end in encoded.offsets], text)
-        words = _words_of_tokens(ends, text)
-        word_ends = _word_ends(encoded.word_ids, words) if find_words else None
-        return Encoding(ids=ids, ends=_compact(ends), words=words, word_ends=word_ends)
+        read = partial(self._backend.encode, add_special_tokens=False)
+        size = len(text) if find_words else PIECE
+        parts, first_byte = [], 0
+        word_ids: Sequence[int | None] = ()
+        for piece in encode_pieces(text, read, self._spanned, size):
+            part = text[piece.start : piece.stop]
+            ends = self._ends(piece, part)
+            words = _words_of_tokens(ends, part)
+            parts.append((piece.ids.astype(np.int32), _compact(ends + first_byte), words))
+            first_byte += len(part.encode())
+            word_ids = piece.words
+        ids, ends, words = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        word_ends = _word_ends(word_ids, words) if find_words else None
+        return Encoding(ids=ids, ends=ends, words=words, word_ends=word_ends)
 
     def string(self, token_id: int) -> str | None:
         """The token as the tokenizer writes it, None for an id without a token."""
@@ -221,13 +229,26 @@ class Vocabulary:
             return (token[2:] if token.startswith("##") else f" {token}").encode()
         return token.replace("\u2581", " ").encode()
 
+    @cached_property
+    def _spanned(self) -> frozenset[bytes]:
+        """The pairs inside of tokens that ``encode_pieces`` asks for."""
+        pieces = (self.piece(token_id) for token_id in self._strings)
+        return frozenset(pair for piece in pieces for pair in _SPANNED.findall(piece))
+
+    def _ends(self, piece: Piece, part: str) -> IntArray:
+        """The byte of its own part of the text at which each token of a piece ends."""
+        exact = self._ends_of_pieces(piece.ids, part)
+        return _ends_of_offsets(piece.ends - piece.start, part) if exact is None else exact
+
     def _ends_of_pieces(self, ids: IntArray, text: str) -> IntArray | None:
         if "ByteLevel" not in self._decoders:
             return None
         pieces = [self.piece(token_id) for token_id in ids.tolist()]
-        if b"".join(pieces) != text.encode():
+        content, read = text.encode(), b"".join(pieces)
+        begins_with_space = read == b" " + content  # one that the tokenizer has put there
+        if read != content and not begins_with_space:
             return None
-        return np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+        return np.cumsum([len(piece) for piece in pieces], dtype=np.int64) - begins_with_space
 
 
 def readable(pieces: Iterable[bytes]) -> str:
@@ -284,10 +305,10 @@ def _describe_ids(
     )
 
 
-def _ends_of_offsets(character_ends: list[int], text: str) -> IntArray:
+def _ends_of_offsets(character_ends: IntArray, text: str) -> IntArray:
     """Byte ends out of character ends, made to tile: ordered, and the last one ends the text."""
     byte_of_character = _bytes_before(text)
-    ends = np.maximum.accumulate(byte_of_character[np.array(character_ends, dtype=np.int64)])
+    ends = np.maximum.accumulate(byte_of_character[character_ends])
     if len(ends):
         ends[-1] = byte_of_character[-1]
     return ends.astype(np.int64)
@@ -301,15 +322,19 @@ def _compact(ends: IntArray) -> IntArray:
 
 def _bytes_before(text: str) -> IntArray:
     """How many UTF-8 bytes stand before each character, and in all."""
+    if text.isascii():
+        return np.arange(len(text) + 1)
     widths = [len(character.encode()) for character in text]
     return np.append(0, np.cumsum(widths, dtype=np.int64))
 
 
 def _words_of_tokens(ends: IntArray, text: str) -> IntArray:
     places = np.array([match.start() for match in _WORD.finditer(text)], dtype=np.int64)
-    starts = places if text.isascii() else _bytes_before(text)[places]
+    starts = _bytes_before(text)[places]
     words = np.bincount(np.searchsorted(ends, starts, side="right"), minlength=len(ends))
-    return words.astype(np.int32)[: len(ends)]
+    few = words.max(initial=0) <= np.iinfo(np.uint8).max
+    compact: IntArray = words.astype(np.uint8 if few else np.int32)
+    return compact[: len(ends)]
 
 
 def _word_ends(word_ids: Sequence[int | None], words: IntArray) -> IntArray:

@@ -40,7 +40,7 @@ def _ratios(name: str, model: CausalSource, dtype: torch.dtype, scale: float) ->
     text = Corpus(
         name="text",
         sha256="",
-        documents=(Document(name="text", text=FIXTURE.read_text(encoding="utf-8")),),
+        documents=(Document(name="text", content=FIXTURE.read_bytes()),),
     )
     scope = Scope(context=CONTEXT, limit=max(1, round(WINDOWS * scale)))
     table = align([model], [text], scope).table

@@ -66,5 +66,5 @@ def _sentences(count: int) -> Corpus:
     words = masked_models.TEXT.split()
     rng = random.Random(0)
     texts = [" ".join(rng.choices(words, k=rng.randint(3, 20))) for _ in range(count)]
-    documents = tuple(Document(name=f"{i}", text=text) for i, text in enumerate(texts))
+    documents = tuple(Document(name=f"{i}", content=text.encode()) for i, text in enumerate(texts))
     return Corpus(name="sentences", sha256="", documents=documents)

@@ -35,7 +35,8 @@ def table_of(
                targets=ids[start : start + context], position=start)
         for start in range(0, len(ids), context)
     )  # fmt: skip
-    corpus = Corpus(name="text", sha256="", documents=(Document(name="text", text=text),))
+    source = Document(name="text", content=text.encode())
+    corpus = Corpus(name="text", sha256="", documents=(source,))
     return WindowTable(
         documents=(document,), windows=windows, corpora=(corpus,) if text_known else ()
     )

@@ -103,7 +103,9 @@ def loaded(folder: Path, **options: Any) -> MaskedSource:
 def table_of(
     source: ModelSource, texts: Sequence[str], context: int | None = CONTEXT, **scope: Any
 ) -> WindowTable:
-    documents = tuple(Document(name=f"text {i}", text=text) for i, text in enumerate(texts))
+    documents = tuple(
+        Document(name=f"text {i}", content=text.encode()) for i, text in enumerate(texts)
+    )
     corpus = Corpus(name="texts", sha256="0" * 64, documents=documents)
     scope = {"stride": STRIDE} | scope if context == CONTEXT else scope
     return align([source], [corpus], Scope(context=context, **scope)).table

@@ -41,7 +41,9 @@ TEXTS = (
 CORPUS = Corpus(
     name="texts",
     sha256="0" * 64,
-    documents=tuple(Document(name=f"text {i}", text=text) for i, text in enumerate(TEXTS)),
+    documents=tuple(
+        Document(name=f"text {i}", content=text.encode()) for i, text in enumerate(TEXTS)
+    ),
 )
 ROW = 32 * 4
 """Bytes of a hidden state of a tiny BERT in float32."""
@@ -187,7 +189,9 @@ def test_a_recording_of_a_causal_model_is_still_of_version_1(
     reference: Path, tmp_path: Path
 ) -> None:
     causal = load_model(str(reference), LoadOptions(device="cpu"))
-    text = Corpus(name="text", sha256="0" * 64, documents=(Document(name="a", text="The dog."),))
+    text = Corpus(
+        name="text", sha256="0" * 64, documents=(Document(name="a", content=b"The dog."),)
+    )
     make(causal, align([causal], [text], Scope()).table, tmp_path / "rec")
     manifest = manifest_of(tmp_path / "rec")
     assert (manifest["format_version"], manifest["masking"]) == (1, None)

@@ -229,7 +229,7 @@ def test_a_corpus_beside_it_must_be_its_text(
     source = opened(file, reference if tokenizer else None)
 
     def aligned(text: str) -> Any:
-        document = Document(name="text.txt", text=text)
+        document = Document(name="text.txt", content=text.encode())
         return align([source], [Corpus(name="x", sha256="0", documents=(document,))], Scope())
 
     if tokenizer:

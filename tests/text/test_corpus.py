@@ -51,7 +51,7 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
 def test_a_text_file_is_one_document_and_keeps_every_character(tmp_path: Path, name: str) -> None:
     path = write(tmp_path, name, TEXT)
     corpus = read_corpus(path)
-    assert corpus.documents == (Document(name=path, text=TEXT),)
+    assert corpus.documents == (Document(name=path, content=TEXT.encode()),)
     assert corpus.name == path
 
 
@@ -159,7 +159,7 @@ def test_a_bad_json_line_is_an_error_that_gives_its_number(tmp_path: Path, line:
 def test_a_dash_reads_stdin_as_utf_8_whatever_the_locale(pipe: Callable[[bytes], None]) -> None:
     pipe(b"\xef\xbb\xbf" + TEXT.encode())
     corpus = read_corpus("-")
-    assert corpus.documents == (Document(name="<stdin>", text=TEXT),)
+    assert corpus.documents == (Document(name="<stdin>", content=TEXT.encode()),)
     assert corpus.name == "<stdin>"
     assert corpus.sha256 == sha256(TEXT)
 

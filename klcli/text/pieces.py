@@ -1,0 +1,134 @@
+"""Long texts, tokenised a piece at a time: the tokens of the whole, without its memory.
+
+A tokenizer's own encoding of a text takes some 470 bytes a token, of which klcli keeps ten. Pieces
+overlap, and one ends where the next is shown to go on with the same tokens:
+
+- No token of the vocabulary holds the two characters around the cut, so that no merge of BPE and no
+  path of Unigram or WordPiece can cross it, whatever stands elsewhere: with such a border the two
+  sides of a text are tokenised independently.
+- What splits a text before tokens are made looks at a word, or at a run of white space, and a bit
+  further. Both pieces, each of which lacks all that is far away on one side, have the same tokens
+  for as far as half the overlap.
+
+Where no such place is found a piece is made longer, up to the whole text.
+"""
+
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+PIECE = 2**17
+"""Characters that a piece has, or a few more."""
+OVERLAP = 2**12
+"""Characters that two pieces share."""
+CUTTING = " \n"
+"""What a piece may begin with; the last one ends before it with a character of another kind."""
+
+Ints = npt.NDArray[np.int64]
+
+
+class Piece(NamedTuple):
+    """The tokens of a text from character ``start`` to ``stop``.
+
+    ``ids`` (tokens,) and ``ends`` (tokens,): the character of the text at which each ends by what
+    the tokenizer says. ``words`` has the number of the piece of text that each was made from.
+    """
+
+    start: int
+    stop: int
+    ids: Ints
+    ends: Ints
+    words: Sequence[int | None]
+
+
+def encode_pieces(
+    text: str, encode: Callable[[str], Any], spanned: Container[bytes], size: int = PIECE
+) -> Iterator[Piece]:
+    """The tokens of a text, piece by piece; one piece at least.
+
+    Args:
+        text: any length.
+        encode: what makes a ``tokenizers.Encoding`` of a text.
+        spanned: the pairs of bytes inside of tokens of which the second is one of ``CUTTING``.
+        size: characters of a piece.
+    """
+    length, begin = size, _Border(0, 0, 0)
+    here = _read(text, 0, length + OVERLAP, encode)
+    while here.stop < len(text):
+        following = _read(text, here.stop - OVERLAP, here.stop + length, encode)
+        end = _border(text, here, following, spanned)
+        if end is None:
+            length *= 2
+            here = _read(text, here.start, here.start + length + OVERLAP, encode)
+            continue
+        yield here.between(begin, end)
+        length, begin, here = size, end, following
+    yield here.between(begin, _Border(len(text), len(here.ids), 0))
+
+
+class _Border(NamedTuple):
+    """A cut: the character, and how many tokens of the piece before it and after it precede it."""
+
+    place: int
+    before: int
+    after: int
+
+
+class _Read(NamedTuple):
+    """A stretch of a text as the tokenizer encodes it: characters count from the text's first."""
+
+    start: int
+    stop: int
+    ids: Ints
+    begins: Ints
+    ends: Ints
+    words: Sequence[int | None]
+
+    def between(self, begin: _Border, end: _Border) -> Piece:
+        """The tokens from one cut to the next."""
+        tokens = slice(begin.after, end.before)
+        ids, ends, words = self.ids[tokens], self.ends[tokens], self.words[tokens]
+        return Piece(begin.place, end.place, ids, ends, words)
+
+    def tokens_within(self, start: int, stop: int) -> npt.NDArray[np.bool_]:
+        """Which tokens begin in a stretch."""
+        return (self.begins >= start) & (self.begins < stop)
+
+    def tokens_before(self, place: int) -> int | None:
+        """How many tokens stand before a character, if the last one ends there; else None."""
+        later = np.flatnonzero(self.begins >= place)
+        count = int(later[0]) if len(later) else len(self.begins)
+        ends, begins = self.ends[:count], self.begins[count:]
+        clean = count and ends[-1] == place and (ends <= place).all() and (begins >= place).all()
+        return count if clean else None
+
+
+def _read(text: str, start: int, stop: int, encode: Callable[[str], Any]) -> _Read:
+    stop = min(stop, len(text))
+    encoded = encode(text[start:stop])
+    offsets = np.array(encoded.offsets, dtype=np.int64).reshape(-1, 2) + start
+    ids = np.array(encoded.ids, dtype=np.int64)
+    return _Read(start, stop, ids, offsets[:, 0], offsets[:, 1], encoded.word_ids)
+
+
+def _border(text: str, before: _Read, after: _Read, spanned: Container[bytes]) -> _Border | None:
+    """A cut in the middle of what two stretches share; None where there is none."""
+    quarter = (before.stop - after.start) // 4
+    start, stop = after.start + quarter, before.stop - quarter
+    left, right = before.tokens_within(start, stop), after.tokens_within(start, stop)
+    shared = [
+        (read.ids[i], read.begins[i], read.ends[i]) for read, i in ((before, left), (after, right))
+    ]
+    if not all(map(np.array_equal, *shared)):
+        return None
+    for place in range(start + 1, stop):
+        if text[place] not in CUTTING or text[place - 1].isspace():
+            continue
+        if text[place - 1].encode()[-1:] + text[place].encode() in spanned:
+            continue
+        counts = before.tokens_before(place), after.tokens_before(place)
+        if counts[0] is not None and counts[1] is not None:
+            return _Border(place, counts[0], counts[1])
+    return None
