@@ -17,12 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from klcli.measure.fused_kernels import PairColumns, SideColumns, compare_range, predict_range
+from klcli.measure.fused_kernels import PairColumns, SideColumns, compare_rows, predict_rows
 
 TOP = 5
 BITS = {torch.bfloat16: torch.int16, torch.float16: torch.uint16}
 """As what the kernels take logits that NumPy or Numba has no numbers for."""
 DTYPES = (torch.float32, *BITS)
+MIXED_ROWS = 16
+"""How many rows of two dtypes are made float32 at once: a few, which the cache has."""
 
 
 class Predicted(NamedTuple):
@@ -90,22 +92,29 @@ def measure_rows(
         if side.ndim == 2 and len(side) != rows:
             raise ValueError(f"{len(side)} rows have {rows} targets")
     ids = _checked_targets(targets, width)
-    flat = [_flat(side, width) for side in logits]
+    for side in logits:
+        _check_logits(side, width)
     outputs = [_side_columns(rows, width) for _ in logits]
     pair = PairColumns(*(np.empty(rows) for _ in PairColumns._fields))
+    mixed = len({side.dtype for side in logits}) > 1
+    step = MIXED_ROWS if mixed else max(1, rows)
 
     def work(start: int, stop: int) -> None:
-        rest = (ids, vocabulary_size, width, start, stop, *outputs)
-        if len(flat) == 1:
-            predict_range(*flat[0], *rest)
-        else:
-            compare_range(*flat[0], *flat[1], *rest, pair)
+        for first in range(start, stop, step):
+            part = slice(first, min(first + step, stop))
+            blocks = [side[part].float() if mixed else side[part] for side in logits]
+            flat = [_flat(block, width) for block in blocks]
+            rest = (ids[part], vocabulary_size, width, *(_rows(one, part) for one in outputs))
+            if len(flat) == 1:
+                predict_rows(*flat[0], *rest)
+            else:
+                compare_rows(*flat[0], *flat[1], *rest, _rows(pair, part))
 
     _share_out(work, rows)
     differences = dict(zip(PairColumns._fields, map(torch.from_numpy, pair), strict=True))
     return Measured(
         sides=tuple(Predicted(*map(torch.from_numpy, columns)) for columns in outputs),
-        differences=differences if len(flat) == 2 else {},
+        differences=differences if len(logits) == 2 else {},
     )
 
 
@@ -116,16 +125,24 @@ def _checked_targets(targets: Tensor, width: int) -> npt.NDArray[np.int64]:
     return ids
 
 
+def _check_logits(logits: Tensor, width: int) -> None:
+    if not supports(logits):
+        raise TypeError(f"no kernel for logits of {logits.dtype} on {logits.device}")
+    if logits.ndim != 2 or not 0 < width <= logits.shape[1]:
+        raise ValueError(f"no {width} columns in logits of shape {tuple(logits.shape)}")
+
+
+def _rows(columns: Any, part: slice) -> Any:
+    """Where some of the rows go."""
+    return columns._make(column[part] for column in columns)
+
+
 def _flat(logits: Tensor, width: int) -> tuple[npt.NDArray[Any], int]:
     """The memory that some rows lie in as one flat array, and how far their beginnings are apart.
 
     That keeps the rows where they are even if there are gaps between them, and tells the compiler
     that a row has none.
     """
-    if not supports(logits):
-        raise TypeError(f"no kernel for logits of {logits.dtype} on {logits.device}")
-    if logits.ndim != 2 or not 0 < width <= logits.shape[1]:
-        raise ValueError(f"no {width} columns in logits of shape {tuple(logits.shape)}")
     if logits.stride(1) != 1:
         logits = logits.contiguous()
     logits = logits.detach()

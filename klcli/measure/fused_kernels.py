@@ -2,7 +2,7 @@
 
 The arithmetic is in float32, the sums of every ``CHUNK`` numbers are added up in float64. Nothing
 here knows of PyTorch: rows lie in flat arrays of float32, of the bits of bfloat16 (int16) or of
-those of float16 (uint16), row i from ``i * stride`` on. All functions release the GIL.
+those of float16 (uint16), row i from ``i * stride`` on. The GIL is released.
 
 One row of one model (``_read_row``) is read once, chunk by chunk: the largest logit, the number of
 logits above the target's, then Σ e^x and Σ x e^x relative to the largest logit so far (online
@@ -31,16 +31,23 @@ from numba.extending import intrinsic
 f32, f64, i32 = np.float32, np.float64, np.int32  # Numba's float(x) leaves a float32 as it is
 
 
-def njit(**flags):
+def njit(function):
     """Compile a function, and keep the machine code where there is a folder to keep it in."""
+    options = {"nogil": True, "fastmath": False}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder can be written to: compile again in every process
+        return numba.njit(**options)(function)
 
-    def decorate(function):
-        try:
-            return numba.njit(cache=True, **flags)(function)
-        except RuntimeError:  # no folder can be written to: compile again in every process
-            return numba.njit(**flags)(function)
 
-    return decorate
+def inlined(**flags):
+    """Compile a function into those that call it.
+
+    As a function of its own it would be there twice in the process that compiles, optimised once
+    with its callers and once without, and that process would have other last digits than those
+    which read the kept machine code.
+    """
+    return numba.njit(forceinline=True, **flags)
 
 
 CHUNK = 512
@@ -155,19 +162,19 @@ def _from_bits(context, x):
     return types.float32(types.int32), generate
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _key(x):
     """An integer that orders as x does, so that a maximum is vectorised in spite of NaN."""
     bits = _bits(x + ZERO)  # -0.0 + 0.0 is 0.0
     return i32(bits ^ i32(i32(bits >> 31) & SIGN_OFF))
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _from_key(key):
     return _from_bits(i32(key ^ i32(i32(key >> 31) & SIGN_OFF)))
 
 
-@njit(fastmath={"contract"})
+@inlined(fastmath={"contract"})
 def _exp(x):
     """e^x for -88 <= x <= 0, to 8e-8 of itself; 0 below -87.7, NaN of NaN.
 
@@ -180,13 +187,13 @@ def _exp(x):
     return _from_bits(i32(i32(_bits(rounded) << 23) + ONE_BITS)) * (r * r * tail + r + ONE)
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _apart(a, b):
     """``a - b``, which no sum that it is a term of can take apart."""
     return a - b
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _minus(a, b, high, low):
     """``a - b - (high + low)`` with one rounding, at the size of the result: Knuth's two-sum."""
     difference = a - b
@@ -195,7 +202,7 @@ def _minus(a, b, high, low):
     return (difference - high) + (rounding - low)
 
 
-@njit(fastmath={"reassoc", "contract", "nsz"})
+@inlined(fastmath={"reassoc", "contract", "nsz"})
 def _largest(logits):
     """The key of the largest logit."""
     best = NOTHING
@@ -205,7 +212,7 @@ def _largest(logits):
     return best
 
 
-@njit(fastmath={"reassoc", "contract", "nsz"})
+@inlined(fastmath={"reassoc", "contract", "nsz"})
 def _survey(logits, target_value):
     """The key of the largest logit, and how many are above the target's."""
     best, above = NOTHING, ZERO
@@ -217,7 +224,7 @@ def _survey(logits, target_value):
     return best, above
 
 
-@njit(fastmath={"reassoc", "contract", "nsz"})
+@inlined(fastmath={"reassoc", "contract", "nsz"})
 def _exponentials(logits, peak, weights):
     """Σ e^x and Σ x e^x for x = logit - peak; the e^x go into ``weights``.
 
@@ -236,7 +243,7 @@ def _exponentials(logits, peak, weights):
     return f64(rest) + f64(peaks), f64(moment)
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _keep_top(logits, first_id, keys, ids):
     """Put those of some logits that are among the largest so far into the sorted lists."""
     for start in range(0, logits.size, PART):
@@ -254,7 +261,7 @@ def _keep_top(logits, first_id, keys, ids):
             keys[place], ids[place] = key, first_id + i
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _padded_mass(logits, peak, total, weights):
     mass = 0.0
     for start in range(0, logits.size, CHUNK):
@@ -263,7 +270,7 @@ def _padded_mass(logits, peak, total, weights):
     return mass / total
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _read_row(logits, target, size, weights, peaks, spare, keys, columns, row):
     """The columns of one model at one row; returns its largest logit and ln Σ e^(logit - largest).
 
@@ -305,7 +312,7 @@ def _read_row(logits, target, size, weights, peaks, spare, keys, columns, row):
     return f64(peak), log_total
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _write_side(logits, target, usable, peak, log_total, mean, above, columns, row):
     ids = columns.top_ids[row]
     if not usable:
@@ -324,7 +331,7 @@ def _write_side(logits, target, usable, peak, log_total, mean, above, columns, r
         columns.top_probabilities[row, k] = math.exp(value - peak - log_total)
 
 
-@njit(fastmath={"reassoc", "contract", "nsz"})
+@inlined(fastmath={"reassoc", "contract", "nsz"})
 def _all_near(p, q, high):
     """Whether no |δ| of a chunk, but for rounding, is above ``NEAR``: then no e^x is needed."""
     outside = ZERO
@@ -333,7 +340,7 @@ def _all_near(p, q, high):
     return outside == ZERO
 
 
-@njit(fastmath={"reassoc", "contract", "nsz"})
+@inlined(fastmath={"reassoc", "contract", "nsz"})
 def _near_sums(p, q, p_weights, q_weights, p_scale, q_scale, high, low):
     """``_divergence_sums`` of a chunk that is ``_all_near``."""
     kl, kl_reverse, jsd, above, below = ZERO, ZERO, ZERO, ZERO, ZERO
@@ -356,7 +363,7 @@ def _near_sums(p, q, p_weights, q_weights, p_scale, q_scale, high, low):
     return kl, kl_reverse, jsd, above, below, ZERO
 
 
-@njit(fastmath={"reassoc", "contract", "nsz"})
+@inlined(fastmath={"reassoc", "contract", "nsz"})
 def _divergence_sums(p, q, p_weights, q_weights, p_scale, q_scale, high, low):
     """Sums over a chunk: KL(P‖Q), KL(Q‖P), JSD, Σ(p-q)⁺, Σ(q-p)⁺ and the number of far terms.
 
@@ -402,7 +409,7 @@ def _divergence_sums(p, q, p_weights, q_weights, p_scale, q_scale, high, low):
     return kl, kl_reverse, jsd, above, below, far
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _divergences(p, q, p_side, q_side, centre, sums):
     """Fill ``sums`` with those of ``_divergence_sums`` over whole rows."""
     p_peak, p_log_total, p_weights, p_peaks = p_side
@@ -424,7 +431,7 @@ def _divergences(p, q, p_side, q_side, centre, sums):
             sums[k] += found[k]
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _far(p, q, p_log_sum, q_log_sum, centre):
     """What ``_divergence_sums`` left out: M (x - 1) where x > FAR, for KL(P‖Q) and KL(Q‖P)."""
     kl, kl_reverse = 0.0, 0.0
@@ -444,7 +451,7 @@ def _far(p, q, p_log_sum, q_log_sum, centre):
     return kl, kl_reverse
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _sum_slowly(p, q, p_side, q_side, sums):
     """The sums of ``_divergence_sums`` in float64, of rows too far apart for one common centre."""
     sums[:] = 0.0
@@ -461,7 +468,7 @@ def _sum_slowly(p, q, p_side, q_side, sums):
         sums[3 if x > y else 4] += abs(x - y)
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _sum_fast(p, q, p_side, q_side, centre, sums):
     """Fill ``sums``; returns a better ``centre``, the difference of the rows' log-sums.
 
@@ -481,7 +488,7 @@ def _sum_fast(p, q, p_side, q_side, centre, sums):
     return centre
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _compare_row(p, q, target, p_side, q_side, sums, columns, row):
     """The columns of a comparison at one row, of two rows that have been read."""
     centre = (p_side[0] - q_side[0]) + (p_side[1] - q_side[1])
@@ -497,7 +504,7 @@ def _compare_row(p, q, target, p_side, q_side, sums, columns, row):
     _compare_targets(p, q, target, p_side, q_side, centre, columns, row)
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _compare_targets(p, q, target, p_side, q_side, centre, columns, row):
     columns.nll_difference[row] = columns.delta_p[row] = math.nan
     if target < 0:
@@ -513,13 +520,13 @@ def _compare_targets(p, q, target, p_side, q_side, centre, columns, row):
     columns.delta_p[row] = p_target * math.expm1(-delta) if close else q_target - p_target
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _exclude(columns, row):
     columns.kl[row] = columns.kl_reverse[row] = columns.jsd[row] = columns.tv[row] = math.nan
     columns.nll_difference[row] = columns.delta_p[row] = math.nan
 
 
-@njit(fastmath=False)
+@inlined(fastmath=False)
 def _overlap(ids, other_ids):
     shared = 0
     for a in ids:
@@ -528,36 +535,39 @@ def _overlap(ids, other_ids):
     return shared / ids.size
 
 
-@njit(nogil=True, fastmath=False)
-def predict_range(logits, stride, targets, size, width, start, stop, columns):
-    """The columns of one model at the rows ``start`` to ``stop``."""
+@njit
+def predict_rows(logits, stride, targets, size, width, columns):
+    """The columns of one model at every row."""
     weights, spare = np.empty(CHUNK, f32), np.empty(CHUNK, f32)
     peaks = np.empty(width // CHUNK + 1, f32)
     keys = np.empty(columns.top_ids.shape[1], i32)
-    for row in range(start, stop):
+    for row in range(targets.size):
         values = logits[row * stride : row * stride + width]
         _read_row(values, targets[row], size, weights, peaks, spare, keys, columns, row)
 
 
-@njit(nogil=True, fastmath=False)
-def compare_range(
-    p, p_stride, q, q_stride, targets, size, width, start, stop, p_columns, q_columns, columns
-):
-    """The columns of two models at the rows ``start`` to ``stop``."""
-    p_weights, q_weights, spare = np.empty(width, f32), np.empty(width, f32), np.empty(CHUNK, f32)
-    p_peaks, q_peaks = np.empty(width // CHUNK + 1, f32), np.empty(width // CHUNK + 1, f32)
-    keys, sums = np.empty(p_columns.top_ids.shape[1], i32), np.empty(6)
-    for row in range(start, stop):
-        a = p[row * p_stride : row * p_stride + width]
-        b = q[row * q_stride : row * q_stride + width]
+@njit
+def compare_rows(p, p_stride, q, q_stride, targets, size, width, p_columns, q_columns, columns):
+    """The columns of two models, whose logits have one type, at every row."""
+    logits, strides, sides = (p, q), (p_stride, q_stride), (p_columns, q_columns)
+    weights = (np.empty(width, f32), np.empty(width, f32))
+    peaks = (np.empty(width // CHUNK + 1, f32), np.empty(width // CHUNK + 1, f32))
+    keys, spare = np.empty(p_columns.top_ids.shape[1], i32), np.empty(CHUNK, f32)
+    read, sums = np.empty((2, 2)), np.empty(6)
+    for row in range(targets.size):
         target = targets[row]
-        p_read = _read_row(a, target, size, p_weights, p_peaks, spare, keys, p_columns, row)
-        q_read = _read_row(b, target, size, q_weights, q_peaks, spare, keys, q_columns, row)
+        for k in range(2):  # the same machine code reads both: equal rows give equal numbers
+            values = logits[k][row * strides[k] : row * strides[k] + width]
+            read[k] = _read_row(
+                values, target, size, weights[k], peaks[k], spare, keys, sides[k], row
+            )
         columns.overlap_5[row] = math.nan
         if not (p_columns.usable[row] and q_columns.usable[row]):
             _exclude(columns, row)
             continue
         columns.overlap_5[row] = _overlap(p_columns.top_ids[row], q_columns.top_ids[row])
-        p_side = (p_read[0], p_read[1], p_weights, p_peaks)
-        q_side = (q_read[0], q_read[1], q_weights, q_peaks)
+        p_side = (read[0, 0], read[0, 1], weights[0], peaks[0])
+        q_side = (read[1, 0], read[1, 1], weights[1], peaks[1])
+        a = p[row * p_stride : row * p_stride + width]
+        b = q[row * q_stride : row * q_stride + width]
         _compare_row(a, b, target, p_side, q_side, sums, columns, row)

@@ -1,7 +1,11 @@
 """The compiled kernels against an oracle in wider numbers, and against the columns in float64."""
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -228,6 +232,27 @@ class TestInvariants:
         found = differences(p, q, target=5)
         assert found["nll_difference"] == pytest.approx(float(expected["nll_difference"]), abs=NLL)
         assert found["delta_p"] == pytest.approx(float(expected["delta_p"]), abs=PROBABILITY)
+
+
+DIGEST = """
+import torch
+from klcli.measure.fused import measure_rows
+p = torch.randn(16, 3000, generator=torch.Generator().manual_seed(0)) * 3
+q = p + torch.randn(16, 3000, generator=torch.Generator().manual_seed(1)) / 3
+columns = measure_rows([p, q], torch.arange(16), 3000, 3000).columns()
+print([columns[name].tolist() for name in sorted(columns)])
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_compiles_has_the_digits_of_those_that_read_the_machine_code(
+    tmp_path: Path,
+) -> None:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", DIGEST]
+    said = [subprocess.check_output(command, env=environment, text=True) for _ in range(2)]
+    assert any(tmp_path.rglob("*.nbc"))
+    assert said[0] == said[1]
 
 
 class TestSupports:
