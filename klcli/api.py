@@ -302,7 +302,7 @@ def _concluded(runs: Sequence[SavedRun], options: Mapping[str, Any], outliers: i
     """The report of a saved run, or of all shards of one."""
     manifest = runs[0].manifest
     gates = _gates(options, COMPARE_METRICS if runs[0].paired else PERPLEXITY_METRICS)
-    evaluation = gather(list(runs))
+    evaluation = gather(list(runs), keep=2 * outliers)
     alignment = Alignment(
         table=evaluation.table,
         names=runs[0].names,

@@ -1,5 +1,6 @@
 """The functions behind the commands take the same options, and refuse what the commands refuse."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -74,3 +75,35 @@ def test_a_missing_corpus_is_found_before_a_model_is_loaded() -> None:
 def test_stdin_can_be_named_once(fixtures: Path) -> None:
     with pytest.raises(UsageError, match="stdin"):
         klcli.perplexity(str(fixtures / "models/reference"), ["-", "-"])
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_what_is_worked_on_at_once_changes_no_digit_that_counts(
+    fixtures: Path, paired: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, candidate = (
+        str(fixtures / "models" / name) for name in ("reference", "undertrained")
+    )
+    corpora = [fixtures / "corpus.txt", fixtures / "other.txt"]
+
+    def report(block: int) -> dict[str, Any]:
+        monkeypatch.setattr("klcli.measure.scores.BLOCK", block)
+        if paired:
+            return dict(_leaves(klcli.compare(reference, candidate, corpora, limit=4).to_dict()))
+        return dict(_leaves(klcli.perplexity(reference, corpora, limit=4).to_dict()))
+
+    whole = report(10**6)
+    figures = {path: one for path, one in whole.items() if isinstance(one, float)}
+    for block in (50, 128, 700):
+        found = report(block)
+        assert {path: found[path] for path in figures} == pytest.approx(figures, rel=1e-12)
+        assert {**found, **figures} == whole
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every number and text of a report, with where it stands."""
+    if isinstance(value, dict | list):
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(one, f"{path}/{key}")
+    else:
+        yield path, value

@@ -6,12 +6,15 @@ lines are documents too.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from klcli.measure.scores import blocks
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer[Any]]
@@ -20,7 +23,7 @@ Bools = npt.NDArray[np.bool_]
 LEVEL = 0.95
 """How sure an interval is where nothing else is asked for."""
 DOCUMENTS_ENOUGH = 20
-MOST_BLOCKS = 32
+MOST_RUNS = 32
 
 
 def cluster_windows(document: Ints) -> Ints:
@@ -33,7 +36,7 @@ def cluster_windows(document: Ints) -> Ints:
     counts = np.diff(np.append(begins, len(document)))
     if len(begins) >= DOCUMENTS_ENOUGH:
         return np.repeat(np.arange(len(begins)), counts)
-    length = max(1, math.ceil(len(document) / MOST_BLOCKS))
+    length = max(1, math.ceil(len(document) / MOST_RUNS))
     place = np.arange(len(document)) - np.repeat(begins, counts)
     starts_cluster = place % length == 0
     return np.cumsum(starts_cluster) - 1
@@ -51,34 +54,29 @@ def follow(cluster: Ints, corpus: Ints) -> Bools:
 
 @dataclass(frozen=True)
 class Clusters:
-    """The cluster ``of`` each token, and whether each cluster ``follows`` on the one before it.
+    """How many tokens each cluster has, in their order, and whether it ``follows`` on the last one.
 
     ``level`` is how sure intervals over them shall be.
 
     Clusters of different corpora do not, and are taken as independent.
     """
 
-    of: Ints
+    sizes: Ints
     follows: Bools
     level: float = LEVEL
 
     def among(self, chosen: Bools) -> "Clusters":
         """The clusters of some of the tokens."""
-        return replace(self, of=self.of[chosen])
+        return replace(self, sizes=self.counts(chosen))
 
     def __len__(self) -> int:
         """How many clusters have a token."""
         return int((self.sizes > 0).sum())
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """How many tokens there are."""
-        return len(self.of)
-
-    @cached_property
-    def sizes(self) -> Ints:
-        """How many tokens each cluster has."""
-        return np.bincount(self.of, minlength=len(self.follows))
+        return int(self.sizes.sum())
 
     @cached_property
     def has_neighbours(self) -> bool:
@@ -101,13 +99,27 @@ class Clusters:
         free = len(self) - 1
         return max(1, free // 2) if self.has_neighbours else free
 
-    def sums(self, x: Floats) -> Floats:
-        """The sum of ``x`` (one a token) over each cluster."""
-        return np.bincount(self.of, weights=x, minlength=len(self.follows)).astype(np.float64)
+    def sums(self, x: npt.NDArray[Any], shift: float = 0.0) -> Floats:
+        """The sum of ``x - shift`` (one a token) over each cluster."""
+        return self._added_up(x, lambda part: part - shift)
 
     def counts(self, chosen: Bools) -> Ints:
         """How many of the ``chosen`` tokens each cluster has."""
-        return np.bincount(self.of[chosen], minlength=len(self.follows))
+        return self._added_up(chosen, lambda part: part).astype(np.int64)
+
+    def _added_up(
+        self, x: npt.NDArray[Any], term: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+    ) -> Floats:
+        """The sum of ``term`` of ``x`` over each cluster, in blocks: ``x`` may be long."""
+        ends, found = np.cumsum(self.sizes), np.zeros(len(self.sizes))
+        for start, stop in blocks(len(x)):
+            first = int(np.searchsorted(ends, start, side="right"))
+            last = int(np.searchsorted(ends, stop, side="left")) + 1
+            begins = np.maximum(ends[first:last] - self.sizes[first:last], start) - start
+            own = np.flatnonzero(self.sizes[first:last]) + first
+            part = term(x[start:stop]).astype(np.float64)
+            found[own] += np.add.reduceat(part, begins[own - first])
+        return found
 
     def variance(self, sums: Floats) -> float:
         """The variance of a total, by the sums s_g of its residuals over each cluster.

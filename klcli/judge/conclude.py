@@ -153,16 +153,27 @@ def _missing_slices(shown: Sequence[SliceBy], slices: Sequence[Slice]) -> list[N
 
 def _counts(scores: TokenScores, alignment: Alignment, chosen: Bools) -> dict[str, int | None]:
     """How much was scored. ``bytes`` are those of the source text that the scored tokens cover."""
-    known = chosen & ~scores["excluded"] & (scores["token_id"] >= 0)
-    spans = scores["byte_end"][known] - scores["byte_start"][known]
-    has_text = bool(known.any()) and bool((scores["byte_end"][known] >= 0).all())
+    windows = alignment.table.windows
+    starts = np.cumsum([0, *(len(window.targets) for window in windows[:-1])])
+    hit = np.flatnonzero(np.logical_or.reduceat(chosen, starts)).tolist()
+    covered, excluded, infinite = 0, 0, 0
+    has_text = None
+    for rows, part in scores.blocks():
+        own, left_out = chosen[rows], part["excluded"]
+        excluded += int(left_out[own].sum())
+        infinite += int((_infinite(part) & own).sum())
+        known = own & ~left_out & (part["token_id"] >= 0)
+        ends, begins = part["byte_end"][known], part["byte_start"][known]
+        if known.any():
+            has_text = has_text is not False and bool((ends >= 0).all())
+        covered += int((ends - begins).sum())
     return {
-        "tokens": int(chosen.sum()),
-        "windows": len(np.unique(scores["window"][chosen])),
-        "documents": len(np.unique(scores["document"][chosen])),
-        "bytes": int(spans.sum()) if has_text else None,
-        "excluded": int(scores["excluded"][chosen].sum()),
-        "infinite": int((_infinite(scores) & chosen).sum()),
+        "tokens": int(np.count_nonzero(chosen)),
+        "windows": len(hit),
+        "documents": len({windows[number].document for number in hit}),
+        "bytes": covered if has_text else None,
+        "excluded": excluded,
+        "infinite": infinite,
     }
 
 
@@ -176,35 +187,33 @@ def _infinite(scores: TokenScores) -> Bools:
 def _corpus_results(
     scores: TokenScores, alignment: Alignment, clusters: Clusters
 ) -> list[CorpusResult]:
-    corpus = _per_token(_corpus_of_windows(alignment.table), alignment.table)
-    return [
-        CorpusResult(
-            name=one.name,
-            sha256=one.sha256,
-            counts=_counts(scores, alignment, corpus == number),
-            metrics=statistics.summarise(scores, clusters, corpus == number),
+    corpus = _corpus_of_windows(alignment.table)
+    tokens = [len(window.targets) for window in alignment.table.windows]
+    results = []
+    for number, one in enumerate(alignment.table.corpora):
+        own = np.repeat(corpus == number, tokens)
+        counts = _counts(scores, alignment, own)
+        metrics = statistics.summarise(scores, clusters, own)
+        results.append(
+            CorpusResult(name=one.name, sha256=one.sha256, counts=counts, metrics=metrics)
         )
-        for number, one in enumerate(alignment.table.corpora)
-    ]
-
-
-def _per_token(of_window: npt.NDArray[Any], table: WindowTable) -> npt.NDArray[np.int32]:
-    """A number of each window, for each of its scored tokens."""
-    counts = [len(window.targets) for window in table.windows]
-    return np.repeat(of_window.astype(np.int32), counts)
+    return results
 
 
 def _clusters(table: WindowTable) -> Clusters:
-    """The cluster of every token, formed within each corpus by itself."""
+    """The clusters of the tokens, formed within each corpus by itself."""
     document = np.array([window.document for window in table.windows])
     corpus = _corpus_of_windows(table)
+    tokens = [len(window.targets) for window in table.windows]
     clusters = np.zeros(len(document), dtype=np.int64)
     formed = 0
-    for number in np.unique(corpus):
-        within = cluster_windows(document[corpus == number])
-        clusters[corpus == number] = within + formed
+    for windows in np.split(np.arange(len(corpus)), np.flatnonzero(np.diff(corpus)) + 1):
+        within = cluster_windows(document[windows])
+        clusters[windows] = within + formed
         formed += int(within[-1]) + 1
-    return Clusters(_per_token(clusters, table), follow(clusters, corpus))
+    return Clusters(
+        np.bincount(clusters, weights=tokens).astype(np.int64), follow(clusters, corpus)
+    )
 
 
 def _pieces(scores: TokenScores, clusters: Clusters) -> dict[str, Any]:
@@ -212,11 +221,12 @@ def _pieces(scores: TokenScores, clusters: Clusters) -> dict[str, Any]:
 
     By the mean KL of each, or NLL, over the tokens where it is finite.
     """
-    x = scores["kl" if scores.paired else "nll"]
-    finite = np.isfinite(x)
+    column = "kl" if scores.paired else "nll"
+    finite = np.concatenate([np.isfinite(part[column]) for _, part in scores.blocks()])
+    x = np.concatenate([part[column][finite[rows]] for rows, part in scores.blocks()])
     return {
         "count": len(clusters),
-        "lag1_correlation": clusters.among(finite).lag1_correlation(x[finite]),
+        "lag1_correlation": clusters.among(finite).lag1_correlation(x),
     }
 
 
@@ -252,18 +262,18 @@ def _outliers(
     scores = evaluation.scores
     if not scores.paired:
         return [], 0
-    standing = outliers.rate(scores)
-    chosen = outliers.choose(scores, standing, count)
-    shown = [_outlier(index, evaluation, alignment, standing) for index in chosen]
-    return shown, int(standing.flagged.sum())
+    found, flagged = outliers.find(scores, outliers.learn(scores), count)
+    return [_outlier(rated, evaluation, alignment) for rated in found], flagged
 
 
-def _outlier(
-    index: int, evaluation: Evaluation, alignment: Alignment, standing: outliers.Standing
-) -> Outlier:
-    scores = evaluation.scores
-    document = alignment.table.documents[scores["document"][index]]
-    position, token_id = int(scores["position"][index]), int(scores["token_id"][index])
+def _outlier(rated: outliers.Rated, evaluation: Evaluation, alignment: Alignment) -> Outlier:
+    index = rated.row
+    scores = {
+        name: evaluation.scores.part(name, index, index + 1)[0]
+        for name in evaluation.scores.columns
+    }
+    document = alignment.table.documents[scores["document"]]
+    position, token_id = int(scores["position"]), int(scores["token_id"])
     tops = {side: _top(evaluation, alignment, side, index) for side in SIDES}
     return Outlier(
         index=index,
@@ -273,11 +283,11 @@ def _outlier(
         token_id=token_id,
         before=_text(alignment, document.ids[max(0, position - CONTEXT_TOKENS) : position]),
         after=_text(alignment, document.ids[position + 1 : position + 1 + CONTEXT_TOKENS]),
-        kl=float(scores["kl"][index]),
-        score=_known(standing.score[index]),
-        flagged=bool(standing.flagged[index]),
-        nll_reference=_known(scores["nll_reference"][index]),
-        nll_candidate=_known(scores["nll_candidate"][index]),
+        kl=float(scores["kl"]),
+        score=_known(rated.score),
+        flagged=rated.flagged,
+        nll_reference=_known(scores["nll_reference"]),
+        nll_candidate=_known(scores["nll_candidate"]),
         top_reference=tops["reference"],
         top_candidate=tops["candidate"],
     )
@@ -342,9 +352,12 @@ def _hash_of(alignment: Alignment) -> str:
 
 def _tokens(scores: TokenScores, alignment: Alignment) -> Tokens:
     columns = [name for name in scores.columns if name.startswith("top1") or name == "token_id"]
-    ids = np.unique(np.concatenate([np.unique(scores[name]) for name in columns]))
+    ids = set[int]()
+    for _, part in scores.blocks():
+        for name in columns:
+            ids.update(np.unique(part[name]).tolist())
     return Tokens(
         scores=scores,
-        texts={int(i): _text(alignment, [int(i)]) for i in ids},
+        texts={token_id: _text(alignment, [token_id]) for token_id in sorted(ids)},
         documents=[document.name for document in alignment.table.documents],
     )

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from klcli.judge.clusters import Bools, Clusters, Floats
 from klcli.judge.student import student_t
+from klcli.measure.scores import blocks
 
 Metric = dict[str, float | None]
 """One metric by field; None is a number that is not known, or not computed."""
@@ -20,7 +21,7 @@ def half_width(error: float, clusters: Clusters) -> float:
     return student_t((1 + clusters.level) / 2, clusters.degrees) * error
 
 
-def mean_with_error(x: Floats, clusters: Clusters) -> Metric:
+def mean_with_error(x: npt.NDArray[Any], clusters: Clusters) -> Metric:
     """Mean with its clustered error; the design effect is that to the error of lone tokens.
 
     Var = Var(Σ_i(x_i - m)) / N²: see ``Clusters.variance``. n_eff = N / design effect.
@@ -30,9 +31,9 @@ def mean_with_error(x: Floats, clusters: Clusters) -> Metric:
     n = len(x)
     if len(clusters) < 2 or not math.isfinite(mean):
         return metric
-    residuals = x - mean
-    variance = clusters.variance(clusters.sums(residuals)) / n**2
-    independent = float((residuals**2).sum()) / (n - 1) / n
+    variance = clusters.variance(clusters.sums(x, shift=mean)) / n**2
+    squares = sum(float(((x[start:stop] - mean) ** 2).sum()) for start, stop in blocks(n))
+    independent = squares / (n - 1) / n
     half = half_width(math.sqrt(variance), clusters)
     return metric | {
         "se": math.sqrt(variance),

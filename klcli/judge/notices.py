@@ -142,9 +142,11 @@ def _concentrated(evaluation: Evaluation) -> Found:
     scores = evaluation.scores
     if not scores.paired or len(scores) < ENOUGH_TOKENS:
         return
-    kl = np.sort(scores["kl"][np.isfinite(scores["kl"])])[::-1]
+    parts = (part["kl"] for _, part in scores.blocks())
+    kl = np.concatenate([part[np.isfinite(part)] for part in parts])
+    kl.sort()
     few = max(1, len(kl) // 100)
-    total, top = float(kl.sum()), float(kl[:few].sum())
+    total, top = float(kl.sum()), float(kl[-few:].sum())
     if total > 0 and top > CONCENTRATED * total:
         yield (
             "concentrated",

@@ -4,7 +4,9 @@ A KL of 0.1 nats is nothing where the reference is unsure and much where it is c
 usual differs from run to run, so there is no fixed limit: a token is held against its like.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,65 +23,125 @@ NORMAL_MAD = 1.4826
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usual:
+    """What is usual for ln(KL + 1e-9) among the tokens of one bin.
+
+    Beyond ``limit`` a token is flagged, where ``deviation`` is not known because most are alike.
+    """
+
+    median: float
+    deviation: float | None
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """How far each token stands out.
+    """How far tokens stand out: ``usual`` for each bin, and the bin that each has joined."""
 
-    ``score`` (tokens,) is the robust z of ln(KL + 1e-9) among tokens of like reference confidence,
-    NaN where all of them are alike; ``flagged`` says which stand out.
-    """
+    usual: Mapping[int, Usual]
+    joined: npt.NDArray[np.int8]
 
-    score: Floats
-    flagged: Bools
-
-
-def rate(scores: TokenScores) -> Standing:
-    """Rate every token of a comparison.
-
-    z = (x - median) / (1.4826 · MAD) within bins of the reference's largest probability; flagged
-    above 3.5. Where the MAD is 0 those above the bin's 99th percentile are flagged instead.
-    """
-    x = np.log(np.maximum(scores["kl"], 0.0) + 1e-9)  # base files may have it below 0
-    bins = _merge_small_bins(
-        np.digitize(scores["confidence_reference"], CONFIDENCE_EDGES).astype(np.int8), x
-    )
-    score, flagged = np.full(len(x), np.nan), np.zeros(len(x), dtype=np.bool_)
-    for one in np.unique(bins[bins >= 0]):
-        inside = bins == one
-        median = np.median(x[inside])
-        with np.errstate(invalid="ignore"):
-            deviation = NORMAL_MAD * np.median(np.abs(x[inside] - median))
-            if 0 < deviation < np.inf:
-                score[inside] = (x[inside] - median) / deviation
-                flagged[inside] = score[inside] > THRESHOLD
+    def rate(self, scores: TokenScores) -> tuple[Floats, Bools]:
+        """The robust z of each token among its like (NaN where they are alike), and the flagged."""
+        x, bins = _logarithm(scores), _bins(scores, self.joined)
+        score, flagged = np.full(len(x), np.nan), np.zeros(len(x), dtype=np.bool_)
+        for one, usual in self.usual.items():
+            inside = bins == one
+            if usual.deviation is None:
+                flagged[inside] = x[inside] > usual.limit
             else:
-                flagged[inside] = x[inside] > np.quantile(x[inside], 0.99, method="lower")
-    return Standing(score=score, flagged=flagged)
+                score[inside] = (x[inside] - usual.median) / usual.deviation
+                flagged[inside] = score[inside] > THRESHOLD
+        return score, flagged
 
 
-def choose(scores: TokenScores, standing: Standing, count: int) -> list[int]:
-    """The tokens to show, largest KL first.
+class Rated(NamedTuple):
+    """A token that is shown: its row, its robust z, and whether it is flagged."""
+
+    row: int
+    score: float
+    flagged: bool
+
+
+def learn(scores: TokenScores) -> Standing:
+    """Learn what is usual in each bin of the reference's largest probability.
+
+    z = (x - median) / (1.4826 · MAD); flagged above 3.5. Where the MAD is 0 those above the bin's
+    99th percentile are flagged instead. A bin with fewer than 20 tokens joins its neighbour.
+    """
+    everywhere = np.arange(len(CONFIDENCE_EDGES) + 1, dtype=np.int8)
+    counts = np.zeros(len(everywhere), dtype=np.int64)
+    for _, part in scores.blocks():
+        bins = _bins(part, everywhere)
+        counts += np.bincount(bins[bins >= 0], minlength=len(counts))
+    joined = _join_small_bins(counts)
+    present = np.unique(joined[counts > 0]).tolist()
+    return Standing(usual={one: _usual(scores, joined, one) for one in present}, joined=joined)
+
+
+def find(scores: TokenScores, standing: Standing, count: int) -> tuple[list[Rated], int]:
+    """The tokens to show, largest KL first, and how many are flagged in all.
 
     The ``count`` largest KL, and of the flagged tokens the ``count`` that stand out most. A token
     without any divergence is never shown.
     """
-    kl = np.nan_to_num(scores["kl"], nan=-1.0, posinf=np.inf)
-    weight = np.where(standing.flagged, np.nan_to_num(standing.score, nan=0.0), -1.0)
+    best = np.empty((4, 0))  # the index, KL, score and flag of the tokens that may be shown
+    flagged_in_all = 0
+    for rows, part in scores.blocks():
+        score, flagged = standing.rate(part)
+        kl = np.nan_to_num(part["kl"], nan=-1.0, posinf=np.inf)
+        index = np.arange(rows.start, rows.stop)
+        best = _choose(np.hstack([best, (index, kl, score, flagged)]), count)
+        flagged_in_all += int(flagged.sum())
+    order = np.lexsort((best[0], -best[1]))
+    shown = [Rated(int(i), float(z), bool(f)) for i, _, z, f in best[:, order].T]
+    return shown, flagged_in_all
+
+
+def _choose(rated: Floats, count: int) -> Floats:
+    """Of tokens by index, KL, score and flag those with the largest KL or score, by index."""
+    _, kl, score, flagged = rated
+    weight = np.where(flagged > 0, np.nan_to_num(score, nan=0.0), -1.0)
     by_kl = np.argsort(-kl, kind="stable")[:count]
     by_score = np.lexsort((-kl, -weight))[:count]
-    chosen = {int(i) for i in by_kl if kl[i] > 0} | {int(i) for i in by_score if weight[i] >= 0}
-    return sorted(chosen, key=lambda i: (-kl[i], i))
+    chosen = np.union1d(by_kl[kl[by_kl] > 0], by_score[weight[by_score] >= 0])
+    return rated[:, chosen.astype(int)]
 
 
-def _merge_small_bins(bins: npt.NDArray[np.int8], x: Floats) -> npt.NDArray[np.int8]:
-    """Bins where one with fewer than 20 tokens joins its neighbour; -1 for tokens without a KL."""
-    bins = np.where(np.isnan(x), -1, bins)
-    present = [int(one) for one in np.unique(bins[bins >= 0])]
-    for place, one in enumerate(present):
-        if (bins == one).sum() >= SMALLEST_BIN:
+def _logarithm(scores: TokenScores) -> Floats:
+    """ln(KL + 1e-9), NaN for excluded tokens."""
+    x: Floats = np.log(np.maximum(scores["kl"], 0.0) + 1e-9)  # base files may have it below 0
+    return x
+
+
+def _bins(scores: TokenScores, joined: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """The bin of each token, -1 for tokens without a KL."""
+    bins = joined[np.digitize(scores["confidence_reference"], CONFIDENCE_EDGES)]
+    return np.where(np.isnan(scores["kl"]), np.int8(-1), bins)
+
+
+def _join_small_bins(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
+    """The bin that each one joins: itself, or its neighbour if it has fewer than 20 tokens."""
+    joined, counts = np.arange(len(counts), dtype=np.int8), counts.copy()
+    for one in np.flatnonzero(counts).tolist():
+        later = np.flatnonzero(counts[one + 1 :]) + one + 1
+        neighbours = later[:1] if len(later) else np.flatnonzero(counts[:one])[-1:]
+        if counts[one] >= SMALLEST_BIN or not len(neighbours):
             continue
-        later, earlier = present[place + 1 :], np.unique(bins[(bins >= 0) & (bins < one)])
-        if later:
-            bins = np.where(bins == one, later[0], bins)
-        elif len(earlier):
-            bins = np.where(bins == one, earlier[-1], bins)
-    return bins
+        counts[neighbours[0]] += counts[one]
+        counts[one] = 0
+        joined[joined == one] = neighbours[0]
+    return joined
+
+
+def _usual(scores: TokenScores, joined: npt.NDArray[np.int8], one: int) -> Usual:
+    x = np.concatenate(
+        [_logarithm(part)[_bins(part, joined) == one] for _, part in scores.blocks()]
+    )
+    x.sort()
+    median, limit = float(np.median(x)), float(np.quantile(x, 0.99, method="lower"))
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(np.subtract(x, median, out=x), out=x)
+        deviation = NORMAL_MAD * float(np.median(distance, overwrite_input=True))
+    known = 0 < deviation < np.inf
+    return Usual(median=median, deviation=deviation if known else None, limit=limit)

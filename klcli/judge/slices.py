@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -45,10 +45,11 @@ def slice_tokens(scores: TokenScores, table: WindowTable, names: TokenNames) -> 
 
     Excluded tokens are in none, and those whose text is not known in no kind of text.
     """
-    usable = ~scores["excluded"]
     found: list[Slice] = []
     for by, labels, number in _divisions(scores, table, names):
-        found += _measure(by, labels, np.where(usable, number, -1), scores)
+        for rows, part in scores.blocks():
+            number[rows][part["excluded"]] = -1
+        found += _measure(by, labels, number, scores)
     return found
 
 
@@ -56,41 +57,50 @@ def _divisions(
     scores: TokenScores, table: WindowTable, names: TokenNames
 ) -> Iterator[tuple[SliceBy, Sequence[str], Numbers]]:
     """Each way to slice, with the labels of its slices and the slice of each token."""
-    confidence = scores["confidence_reference" if scores.paired else "confidence"]
-    bins = np.digitize(confidence, CONFIDENCE_EDGES).astype(np.int8)
     edges = ["0", *(f"{edge:g}" for edge in CONFIDENCE_EDGES), "1"]
     labels = [f"{low}–{high}" for low, high in pairwise(edges)]
-    yield "confidence", labels, np.where(np.isnan(confidence), -1, bins).astype(np.int8)
+    yield "confidence", labels, _by_confidence(scores)
     yield "position", *_by_position(table)
     if not isinstance(names, NumberedTokens):
         yield "kind", KINDS, _by_kind(scores, table, names)
 
 
+def _by_confidence(scores: TokenScores) -> Numbers:
+    """By the largest probability that the reference, or the only model, gives to a token."""
+    number = np.empty(len(scores), dtype=np.int8)
+    for rows, part in scores.blocks():
+        confidence = part["confidence_reference" if scores.paired else "confidence"]
+        bins = np.digitize(confidence, CONFIDENCE_EDGES)
+        number[rows] = np.where(np.isnan(confidence), -1, bins)
+    return number
+
+
 def _by_position(table: WindowTable) -> tuple[Sequence[str], Numbers]:
     """By the row of the window: 0, 1 to 3, 4 to 15, … ; as many tokens were read before it."""
-    rows = np.concatenate(
-        [np.arange(len(w.targets), dtype=np.int32) + w.score_from for w in table.windows]
-    )
+    longest = max(w.score_from + len(w.targets) for w in table.windows)
     starts = [0, 1]
-    while starts[-1] <= rows.max():
+    while starts[-1] < longest:
         starts.append(4 * starts[-1])
     labels = ["0", *(f"{a}–{b - 1}" for a, b in pairwise(starts[1:]))]
-    number = np.searchsorted(np.array(starts), rows, side="right") - 1
-    return labels, number.astype(np.int8)
+    of_row = (np.searchsorted(starts, np.arange(longest), side="right") - 1).astype(np.int8)
+    rows = [of_row[w.score_from : w.score_from + len(w.targets)] for w in table.windows]
+    return labels, np.concatenate(rows)
 
 
 def _by_kind(scores: TokenScores, table: WindowTable, names: TokenNames) -> Numbers:
     """By what a token is by itself, where its word begins, and whether an address runs there."""
-    ids, words = scores["token_id"], scores["words"]
-    known = ids >= 0
-    of_id = np.full(int(ids.max(initial=0)) + 1, -1, dtype=np.int8)
-    for token_id in np.unique(ids[known]).tolist():
-        of_id[token_id] = _kind_of_piece(names.piece(token_id))
-    number: Numbers = np.where(known, of_id[np.maximum(ids, 0)], -1)
-    is_word = (number == _START) | (number == _CONTINUATION)
-    number[is_word & (words > 0)] = _START
-    number[is_word & (words == 0)] = _CONTINUATION
-    number[known & _in_addresses(table, names)] = _URL
+    kinds: dict[int, int] = {}
+    number = np.empty(len(scores), dtype=np.int8)
+    in_address = _in_addresses(table, names)
+    for rows, part in scores.blocks():
+        ids, place = np.unique(part["token_id"], return_inverse=True)
+        for token_id in set(ids.tolist()) - set(kinds):
+            kinds[token_id] = _kind_of_piece(names.piece(token_id)) if token_id >= 0 else -1
+        kind = np.array([kinds[token_id] for token_id in ids.tolist()], dtype=np.int8)[place]
+        is_word = ((kind == _START) | (kind == _CONTINUATION)) & (part["words"] >= 0)
+        kind[is_word] = np.where(part["words"][is_word] > 0, _START, _CONTINUATION)
+        kind[(kind >= 0) & in_address[rows]] = _URL
+        number[rows] = kind
     return number
 
 
@@ -165,30 +175,24 @@ def _measure(
 ) -> Iterator[Slice]:
     """Tokens, means and share of each slice that holds a token."""
     columns = ("kl", "nll_reference", "nll_candidate") if scores.paired else ("nll",)
-    target_known = scores["token_id"] >= 0
-    chosen = {name: number >= 0 if name == "kl" else (number >= 0) & target_known
-              for name in columns}  # fmt: skip
-    totals = {name: _per_slice(number[chosen[name]], scores[name][chosen[name]], len(labels))
-              for name in columns}  # fmt: skip
-    shares = _shares(totals[columns[0]][1])
-    counts = np.bincount(number[number >= 0], minlength=len(labels))
+    tokens, sums = (np.zeros((len(columns), len(labels))) for _ in range(2))
+    for rows, part in scores.blocks():
+        inside = number[rows] >= 0
+        at_target = inside & (part["token_id"] >= 0)
+        for place, name in enumerate(columns):
+            chosen = inside if name == "kl" else at_target
+            own = number[rows][chosen]
+            tokens[place] += np.bincount(own, minlength=len(labels))
+            sums[place] += np.bincount(own, weights=part[name][chosen], minlength=len(labels))
+    shares = _shares(sums[0])
+    counts = [np.count_nonzero(number == place) for place in range(len(labels))]
     for place in np.flatnonzero(counts).tolist():
         means: dict[str, float | None] = {}
-        for name, (tokens, sums) in totals.items():
-            means[name] = _known(sums[place] / tokens[place]) if tokens[place] else None
+        for name, n, total in zip(columns, tokens[:, place], sums[:, place], strict=True):
+            means[name] = _known(total / n) if n else None
             if name == columns[0]:
                 means["share"] = _known(shares[place])
         yield Slice(by=by, slice=labels[place], tokens=int(counts[place]), means=means)
-
-
-def _per_slice(
-    number: Numbers, values: npt.NDArray[Any], slices: int
-) -> tuple[npt.NDArray[np.intp], Floats]:
-    """How many tokens each slice has, and their sum."""
-    return (
-        np.bincount(number, minlength=slices),
-        np.bincount(number, weights=values, minlength=slices).astype(np.float64),
-    )
 
 
 def _shares(sums: Floats) -> Floats:

@@ -6,8 +6,11 @@ Tokens of one text are not independent, so standard errors are taken over cluste
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from klcli.judge.clusters import Bools, Clusters, Floats
 from klcli.judge.intervals import (
@@ -75,8 +78,10 @@ PERPLEXITY_METRICS: Mapping[str, tuple[str, ...]] = {
 
 def summarise(scores: TokenScores, clusters: Clusters, chosen: Bools) -> dict[str, Metric]:
     """All metrics over the ``chosen`` tokens (bool, one a token), excluded ones left out."""
-    usable = chosen & ~scores["excluded"]
-    known = usable & (scores["token_id"] >= 0)
+    usable, known = chosen.copy(), chosen.copy()
+    for rows, part in scores.blocks():
+        usable[rows] &= ~part["excluded"]
+        known[rows] = usable[rows] & (part["token_id"] >= 0)
     view = _View(scores, usable, known, clusters.among(usable), clusters.among(known))
     return _compare(view) if scores.paired else _single(view, "")
 
@@ -112,7 +117,7 @@ class _View:
 
     def mean(self, column: str) -> Metric:
         """A metric over every usable token."""
-        return mean_metric(self.scores[column][self.usable].astype(float), self.usable_clusters)
+        return mean_metric(self._gather(itemgetter(column), self.usable), self.usable_clusters)
 
     def mean_at_target(self, column: str) -> Metric:
         """A metric over the tokens whose target is known."""
@@ -120,13 +125,43 @@ class _View:
 
     def at_target(self, column: str) -> Floats:
         """A column where the target is known; NaN for a rank outside of a list."""
-        x = self.scores[column][self.known].astype(float)
-        return np.where(x < 0, np.nan, x) if column.startswith("rank") else x
+        x = self._gather(itemgetter(column), self.known)
+        if column.startswith("rank"):
+            x[x < 0] = np.nan
+        return x
+
+    def where(self, is_so: Callable[[TokenScores], Bools], chosen: Bools) -> Bools:
+        """Whether something is so, at each of the chosen tokens."""
+        return self._gather(is_so, chosen, np.bool_)
 
     def total(self, start: str, stop: str) -> int | None:
         """Bytes of the known tokens, None where the text is not known."""
-        ends, starts = self.scores[stop][self.known], self.scores[start][self.known]
-        return int((ends - starts).sum()) if len(ends) and bool((ends >= 0).all()) else None
+        total = 0
+        for rows, part in self.scores.blocks():
+            ends, starts = part[stop][self.known[rows]], part[start][self.known[rows]]
+            if bool((ends < 0).any()):
+                return None
+            total += int((ends - starts).sum())
+        return total if self.known.any() else None
+
+    def words(self) -> int:
+        """Words that begin in the known tokens."""
+        parts = self.scores.blocks()
+        return sum(int(part["words"][self.known[rows]].sum()) for rows, part in parts)
+
+    def _gather(
+        self,
+        read: Callable[[TokenScores], npt.NDArray[Any]],
+        chosen: Bools,
+        dtype: npt.DTypeLike = np.float64,
+    ) -> npt.NDArray[Any]:
+        """What is read at each of the chosen tokens, an array of its own."""
+        gathered, done = np.empty(np.count_nonzero(chosen), dtype), 0
+        for rows, part in self.scores.blocks():
+            values = read(part)[chosen[rows]]
+            gathered[done : done + len(values)] = values
+            done += len(values)
+        return gathered
 
 
 def _compare(view: _View) -> dict[str, Metric]:
@@ -136,9 +171,8 @@ def _compare(view: _View) -> dict[str, Metric]:
     for side in SIDES:
         single = _single(view, f"_{side}")
         metrics |= {f"{name}_{side}": metric for name, metric in single.items()}
-    same = view.scores["top1_reference"] == view.scores["top1_candidate"]
     metrics["perplexity_ratio"] = _transformed(metrics["nll_difference"], exp)
-    metrics["top1_agreement"] = _agreement(same[view.usable], view.usable_clusters)
+    metrics["top1_agreement"] = _agreement(view)
     metrics["delta_p_rms"] = _delta_p_rms(view)
     metrics["flips"] = _flips(view)
     return {name: metrics[name] for name in COMPARE_METRICS}
@@ -146,9 +180,9 @@ def _compare(view: _View) -> dict[str, Metric]:
 
 def _single(view: _View, suffix: str) -> dict[str, Metric]:
     nll = view.mean_at_target(f"nll{suffix}")
-    tokens = int(view.known.sum())
+    tokens = view.known_clusters.tokens
     text_bytes = view.total("byte_start", "byte_end")
-    words = int(view.scores["words"][view.known].sum()) if text_bytes is not None else 0
+    words = view.words() if text_bytes is not None else 0
 
     def per(count: int | None, unit: float, transform: Callable[[float], float]) -> Metric:
         if not count:
@@ -166,14 +200,16 @@ def _single(view: _View, suffix: str) -> dict[str, Metric]:
     }
 
 
-def _agreement(same: Bools, clusters: Clusters) -> Metric:
-    return proportion(same, clusters) if len(same) else dict.fromkeys(PROPORTION_FIELDS)
+def _agreement(view: _View) -> Metric:
+    same = view.where(lambda part: part["top1_reference"] == part["top1_candidate"], view.usable)
+    return proportion(same, view.usable_clusters) if len(same) else dict.fromkeys(PROPORTION_FIELDS)
 
 
 def _delta_p_rms(view: _View) -> Metric:
     """√mean(Δp²), with the error se(mean Δp²) / (2 · RMS) that follows by the delta method."""
     metric: Metric = dict.fromkeys(VALUE_FIELDS)
-    squares = view.at_target("delta_p") ** 2
+    squares = view.at_target("delta_p")
+    np.square(squares, out=squares)
     if not len(squares) or bool(np.isnan(squares).any()):
         return metric
     mean = mean_with_error(squares, view.known_clusters)
@@ -190,16 +226,19 @@ def _flips(view: _View) -> Metric:
     metric: Metric = dict.fromkeys(FLIP_FIELDS)
     if not view.known.any():
         return metric
-    target = view.scores["token_id"][view.known]
-    right = {side: view.scores[f"top1_{side}"][view.known] == target for side in SIDES}
-    lost = right["reference"] & ~right["candidate"]
-    gained = ~right["reference"] & right["candidate"]
+    reference, candidate = (view.where(_predicts(side), view.known) for side in SIDES)
+    lost, gained = reference & ~candidate, ~reference & candidate
     volume = proportion(lost | gained, view.known_clusters)
-    net = mean_with_error(gained.astype(float) - lost, view.known_clusters)
+    net = mean_with_error(gained.astype(np.int8) - lost, view.known_clusters)
     metric |= {"lost": int(lost.sum()), "gained": int(gained.sum())}
     metric |= {"net": net["mean"], "volume": volume["value"]}
     metric |= {"volume_low": volume["ci_low"], "volume_high": volume["ci_high"]}
     return metric | _direction(net, volume, view.known_clusters)
+
+
+def _predicts(side: str) -> Callable[[TokenScores], Bools]:
+    """Whether a side holds what came to be the most probable token."""
+    return lambda part: part[f"top1_{side}"] == part["token_id"]
 
 
 def _direction(net: Metric, volume: Metric, clusters: Clusters) -> Metric:

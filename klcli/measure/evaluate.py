@@ -23,7 +23,8 @@ from klcli.measure.sides import Side, Whole, divergences, read_side
 from klcli.sources.rows import RowKind, Rows, TopBlock
 from klcli.text.windows import Window, WindowTable, plan_batches
 
-KEPT_SHARE = 0.01
+KEPT_ROWS = 4096
+"""Tokens whose alternatives are kept, at the least, before the heaviest are chosen among them."""
 CPU_SLICE = 2**17
 """How many logits the kernel takes at once on a CPU, so that its temporaries stay in the cache."""
 DEVICE_SLICE = 2**25
@@ -115,7 +116,7 @@ def evaluate(
         batch_tokens: how many ids a model reads at once.
         vocabulary_size: ids from here on stand for no token.
         keep: of two sources the most probable tokens are kept of this many tokens with the largest
-            KL among those of like confidence, or of 1 % of all where that is more.
+            KL among those of like confidence.
         progress: told after every batch.
         plan: the numbers of the windows of each batch; made of the table where it is not given.
         shard: (i, n) scores every n-th batch from the i-th on, counted from 1, and no other.
@@ -169,7 +170,7 @@ class Gathered:
     def __init__(self, table: WindowTable, *, paired: bool, keep: int) -> None:
         self._table = table
         self._columns = empty_columns(table, paired=paired)
-        self._kept = _Kept(max(keep, int(KEPT_SHARE * table.tokens)))
+        self._kept = _Kept(keep)
         self._padded_mass: dict[str, float] = {}
         self._kinds: dict[str, RowKind] = {}
 
@@ -420,7 +421,7 @@ class _Kept:
     def add(self, part: Mapping[str, npt.NDArray[Any]]) -> None:
         self._parts.append(dict(part))
         self._rows += len(part["index"])
-        if self._rows > 2 * self._capacity * (len(CONFIDENCE_EDGES) + 1):
+        if self._rows > max(KEPT_ROWS, 2 * self._capacity * (len(CONFIDENCE_EDGES) + 1)):
             self._parts = [self._heaviest()]
             self._rows = len(self._parts[0]["index"])
 

@@ -171,10 +171,14 @@ def join_runs(runs: "Sequence[SavedRun]", folder: Path, report: Mapping[str, Any
         whole.complete(report)
 
 
-def gather(runs: "list[SavedRun]") -> Evaluation:
-    """The columns of runs that share one window table, each with some of its batches."""
+def gather(runs: "list[SavedRun]", keep: int | None = None) -> Evaluation:
+    """The columns of runs that share one window table, each with some of its batches.
+
+    ``keep`` is as in ``evaluate``, and where it is not given as it was in the run.
+    """
     first = runs[0]
-    found = Gathered(first.table, paired=first.paired, keep=first.manifest["keep"])
+    keep = first.manifest["keep"] if keep is None else keep
+    found = Gathered(first.table, paired=first.paired, keep=keep)
     for run in runs:
         for batch in _read_parts(run.folder, run.manifest):
             found.add(batch)

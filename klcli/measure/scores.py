@@ -1,6 +1,6 @@
 """TokenScores: what was measured, one row a scored token."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,9 +58,22 @@ def score_columns(*, paired: bool) -> dict[str, type]:
     return PLACE_COLUMNS | EXCLUDED | DIVERGENCE_COLUMNS | sides
 
 
+BLOCK = 2**16
+"""Tokens that are worked on at once, so that what is made of long columns stays small."""
+
+
+def blocks(tokens: int) -> Iterator[tuple[int, int]]:
+    """Every ``BLOCK`` tokens of so many: the first, and the one behind the last."""
+    for start in range(0, tokens, BLOCK):
+        yield start, min(start + BLOCK, tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """Equal-length columns, one row a scored token, in reading order."""
+    """Equal-length columns, one row a scored token, in reading order.
+
+    Whole columns of a long text are large: ``blocks`` gives some rows of all at a time.
+    """
 
     columns: Mapping[str, Column]
 
@@ -76,10 +89,33 @@ class TokenScores:
             return self.columns.part(name, start, stop)
         return self.columns[name][start:stop]
 
+    def blocks(self) -> Iterator[tuple[slice, "TokenScores"]]:
+        """Some rows after the other: where they stand, and their scores."""
+        for start, stop in blocks(len(self)):
+            yield slice(start, stop), TokenScores(_Part(self, start, stop))
+
     @property
     def paired(self) -> bool:
         """Whether two models were compared."""
         return "kl" in self.columns
+
+
+@dataclass(frozen=True, slots=True)
+class _Part(Mapping[str, Column]):
+    """Some rows of scores, read when they are asked for."""
+
+    scores: TokenScores
+    start: int
+    stop: int
+
+    def __getitem__(self, name: str) -> Column:
+        return self.scores.part(name, self.start, self.stop)
+
+    def __len__(self) -> int:
+        return len(self.scores.columns)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scores.columns)
 
 
 @dataclass(frozen=True, slots=True)

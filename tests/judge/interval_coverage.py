@@ -68,7 +68,7 @@ class Design:
         """Those that klcli forms."""
         one = np.zeros(self.pieces, dtype=np.int64)
         cluster = cluster_windows(one if self.layout == "windows" else np.arange(self.pieces))
-        return Clusters(np.repeat(cluster, TOKENS), follow(cluster, one))
+        return Clusters(np.bincount(cluster) * TOKENS, follow(cluster, one))
 
     @property
     def required(self) -> bool:

@@ -34,12 +34,12 @@ class TestForming:
 def runs(*means: float, size: int = 2) -> tuple[np.ndarray, Clusters]:
     """Runs of one document, each of some tokens with the same number."""
     follows = np.arange(len(means)) > 0
-    return np.repeat(means, size), Clusters(np.repeat(np.arange(len(means)), size), follows)
+    return np.repeat(means, size), Clusters(np.full(len(means), size), follows)
 
 
 class TestVariance:
     def test_independent_clusters_have_the_plain_clustered_variance(self) -> None:
-        clusters = Clusters(np.arange(3), np.zeros(3, dtype=bool))
+        clusters = Clusters(np.ones(3, dtype=int), np.zeros(3, dtype=bool))
         assert clusters.variance(np.array([-2.0, 1.0, 1.0])) == pytest.approx(3 / 2 * 6)
         assert clusters.degrees == 2
 
@@ -74,4 +74,5 @@ class TestCorrelation:
     def test_clusters_of_different_corpora_and_equal_ones_have_none(self) -> None:
         x, clusters = runs(2, 2, 2)
         assert clusters.lag1_correlation(x) is None
-        assert Clusters(np.arange(3), np.zeros(3, dtype=bool)).lag1_correlation(x[:3]) is None
+        apart = Clusters(np.ones(3, dtype=int), np.zeros(3, dtype=bool))
+        assert apart.lag1_correlation(x[:3]) is None

@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def documents(count: int, size: int) -> Clusters:
-    return Clusters(np.repeat(np.arange(count), size), np.zeros(count, dtype=bool))
+    return Clusters(np.full(count, size), np.zeros(count, dtype=bool))
 
 
 def clustered(count: int, size: int, seed: int) -> Floats:
@@ -117,5 +117,5 @@ class TestQuantiles:
 
     def test_infinities_have_their_place(self) -> None:
         x = np.array([0.0] * 500 + [math.inf] * 500)
-        clusters = Clusters(np.arange(1000), np.zeros(1000, dtype=bool))
+        clusters = Clusters(np.ones(1000, dtype=int), np.zeros(1000, dtype=bool))
         assert quantile_interval(x, x, 0.5, clusters) == (0, math.inf)

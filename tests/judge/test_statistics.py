@@ -32,7 +32,8 @@ def summary(scores: TokenScores) -> dict[str, Metric]:
 
 def apart(cluster: npt.NDArray[np.int64]) -> Clusters:
     """Clusters of which none follows on another, such as documents."""
-    return Clusters(cluster, np.zeros(int(cluster.max(initial=0)) + 1, dtype=bool))
+    sizes = np.bincount(cluster)
+    return Clusters(sizes, np.zeros(len(sizes), dtype=bool))
 
 
 def mean_metric(x: npt.NDArray[np.float64], cluster: npt.NDArray[np.int64]) -> Metric:
