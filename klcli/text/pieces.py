@@ -10,17 +10,20 @@ overlap, and one ends where the next is shown to go on with the same tokens:
   further. Both pieces, each of which lacks all that is far away on one side, have the same tokens
   for as far as half the overlap.
 
-Where no such place is found a piece is made longer, up to the whole text.
+Where no such place is found two pieces become one, up to the whole text.
 """
 
+import os
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-PIECE = 2**17
+PIECE = 2**16
 """Characters that a piece has, or a few more."""
+AT_ONCE = min(8, os.cpu_count() or 1)
+"""Pieces that the tokenizer is given together: it takes a core for each."""
 OVERLAP = 2**12
 """Characters that two pieces share."""
 CUTTING = " \n"
@@ -44,27 +47,36 @@ class Piece(NamedTuple):
 
 
 def encode_pieces(
-    text: str, encode: Callable[[str], Any], spanned: Container[bytes], size: int = PIECE
+    text: str,
+    encode: Callable[[list[str]], Sequence[Any]],
+    spanned: Container[bytes],
+    size: int = PIECE,
 ) -> Iterator[Piece]:
     """The tokens of a text, piece by piece; one piece at least.
 
     Args:
         text: any length.
-        encode: what makes a ``tokenizers.Encoding`` of a text.
+        encode: what makes a ``tokenizers.Encoding`` of each of some texts, all at once.
         spanned: the pairs of bytes inside of tokens of which the second is one of ``CUTTING``.
         size: characters of a piece.
     """
-    length, begin = size, _Border(0, 0, 0)
-    here = _read(text, 0, length + OVERLAP, encode)
-    while here.stop < len(text):
-        following = _read(text, here.stop - OVERLAP, here.stop + length, encode)
+    stretches = [
+        (max(0, place - OVERLAP), min(place + size, len(text)))
+        for place in range(0, max(1, len(text)), size)
+    ]
+    reads = _read(text, stretches, encode)
+    begin, start, here = _Border(0, 0, 0), 0, next(reads)
+    for following in reads:
         end = _border(text, here, following, spanned)
-        if end is None:
-            length *= 2
-            here = _read(text, here.start, here.start + length + OVERLAP, encode)
-            continue
-        yield here.between(begin, end)
-        length, begin, here = size, end, following
+        if end is not None and start < here.start:
+            (here,) = _read(text, [(start, here.stop)], encode)
+            end = _border(text, here, following, spanned)
+        if end is not None:
+            yield here.between(begin, end)
+            begin, start = end, following.start
+        here = following
+    if start < here.start:
+        (here,) = _read(text, [(start, here.stop)], encode)
     yield here.between(begin, _Border(len(text), len(here.ids), 0))
 
 
@@ -105,12 +117,18 @@ class _Read(NamedTuple):
         return count if clean else None
 
 
-def _read(text: str, start: int, stop: int, encode: Callable[[str], Any]) -> _Read:
-    stop = min(stop, len(text))
-    encoded = encode(text[start:stop])
-    offsets = np.array(encoded.offsets, dtype=np.int64).reshape(-1, 2) + start
-    ids = np.array(encoded.ids, dtype=np.int64)
-    return _Read(start, stop, ids, offsets[:, 0], offsets[:, 1], encoded.word_ids)
+def _read(
+    text: str,
+    stretches: Sequence[tuple[int, int]],
+    encode: Callable[[list[str]], Sequence[Any]],
+) -> Iterator[_Read]:
+    for first in range(0, len(stretches), AT_ONCE):
+        group = stretches[first : first + AT_ONCE]
+        found = encode([text[start:stop] for start, stop in group])
+        for (start, stop), encoded in zip(group, found, strict=True):
+            offsets = np.array(encoded.offsets, dtype=np.int64).reshape(-1, 2) + start
+            ids = np.array(encoded.ids, dtype=np.int64)
+            yield _Read(start, stop, ids, offsets[:, 0], offsets[:, 1], encoded.word_ids)
 
 
 def _border(text: str, before: _Read, after: _Read, spanned: Container[bytes]) -> _Border | None:

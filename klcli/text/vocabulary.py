@@ -182,8 +182,8 @@ class Vocabulary:
         otherwise it is text like any other. With ``find_words`` the encoding has ``word_ends``.
         """
         self._backend.encode_special_tokens = not parse_special
-        read = partial(self._backend.encode, add_special_tokens=False)
-        size = len(text) if find_words else PIECE
+        read = partial(self._backend.encode_batch, add_special_tokens=False)
+        size = max(1, len(text)) if find_words else PIECE
         parts, first_byte = [], 0
         word_ids: Sequence[int | None] = ()
         for piece in encode_pieces(text, read, self._spanned, size):
@@ -324,7 +324,8 @@ def _bytes_before(text: str) -> IntArray:
     """How many UTF-8 bytes stand before each character, and in all."""
     if text.isascii():
         return np.arange(len(text) + 1)
-    widths = [len(character.encode()) for character in text]
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    widths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
     return np.append(0, np.cumsum(widths, dtype=np.int64))
 
 

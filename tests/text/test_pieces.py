@@ -41,7 +41,7 @@ def whole(tokens: Vocabulary, text: str, monkeypatch: pytest.MonkeyPatch) -> Enc
 def borders(tokenizer: Tokenizer, text: str) -> list[int]:
     """Where the pieces of a text end."""
     spanned = Vocabulary(tokenizer, bos_id=None, eos_id=None)._spanned
-    read = tokenizer.encode
+    read = tokenizer.encode_batch
     return [piece.stop for piece in encode_pieces(text, read, spanned, SIZE)]
 
 
@@ -64,7 +64,7 @@ def test_pieces_have_the_tokens_bytes_and_words_of_the_whole(
 def test_pieces_tile_the_text() -> None:
     (text,) = long_texts(1)
     tokens = tokenizer_kinds.vocabulary("byte-level")
-    read = tokenizer_kinds.MAKERS["byte-level"]().encode
+    read = tokenizer_kinds.MAKERS["byte-level"]().encode_batch
     found = list(encode_pieces(text, read, tokens._spanned, SIZE))
     assert len(found) > 3
     assert [piece.start for piece in found] == [0, *(piece.stop for piece in found[:-1])]
