@@ -1,5 +1,6 @@
 """The loop: windows → rows of P and Q → TokenScores. Memory is flat but for the columns."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
@@ -39,6 +40,7 @@ class Source(Protocol):
 
     name: str
     width: int
+    device: torch.device
 
     def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[Rows]:
         """One Rows for each batch: its windows' scored rows, one window after the other."""
@@ -252,7 +254,11 @@ def _scored_batches(
     width = min(source.width for source in sources)
     offsets = np.cumsum([0, *(len(window.targets) for window in table.windows)])
     batches = [[table.windows[number] for number in batch] for batch in plan]
-    for batch, *sides in zip(plan, *(source.rows(batches) for source in sources), strict=True):
+    rows: Iterator[tuple[Rows, ...]]
+    rows = zip(*(source.rows(batches) for source in sources), strict=True)
+    if any(source.device.type != "cpu" for source in sources):
+        rows = _begun_early(rows)
+    for batch, sides in zip(plan, rows, strict=True):
         index = np.concatenate([np.arange(offsets[n], offsets[n + 1]) for n in batch])
         targets = torch.from_numpy(np.concatenate([table.windows[n].targets for n in batch]))
         size = min(rows.size for rows in sides)
@@ -266,6 +272,20 @@ def _scored_batches(
         ]
         kinds = {side: rows.kind for side, rows in zip(SIDES, sides, strict=False)}
         yield _scored(index, parts, kinds)
+
+
+def _begun_early(batches: Iterator[tuple[Rows, ...]]) -> Iterator[tuple[Rows, ...]]:
+    """Each batch, once the next one has been begun.
+
+    A device has work left while the CPU waits for its columns, and two models on devices of their
+    own compute at the same time.
+    """
+    begun: deque[tuple[Rows, ...]] = deque()
+    for batch in batches:
+        begun.append(batch)
+        if len(begun) > 1:
+            yield begun.popleft()
+    yield from begun
 
 
 def _scored(

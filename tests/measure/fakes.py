@@ -18,6 +18,7 @@ class FakeSource:
     """
 
     name = "fake"
+    device = torch.device("cpu")
 
     def __init__(self, logits: Tensor, block: int = 512) -> None:
         self.width = logits.shape[1]

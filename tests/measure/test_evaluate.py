@@ -1,6 +1,7 @@
 """The loop: whatever the windows, batches and blocks, every token gets its own numbers."""
 
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 from klcli.measure import columns
 from klcli.measure.evaluate import evaluate
 from klcli.measure.scores import CONFIDENCE_EDGES, TokenScores, score_columns
+from klcli.sources.rows import Rows
+from klcli.text.windows import Window
 
 import fakes
 import oracle
@@ -41,6 +44,32 @@ def test_every_token_has_the_figures_of_the_oracle() -> None:
         assert scores["kl_reverse"][i] == pytest.approx(oracle.kl(q, p), rel=1e-5)
         nll = -float(oracle.log_softmax(q)[IDS[i + 1]])
         assert scores["nll_candidate"][i] == pytest.approx(nll, abs=2e-7)
+
+
+@pytest.mark.parametrize(("device", "ahead"), [("cpu", 1), ("cuda", 2)])
+def test_a_device_has_begun_the_next_batch_when_one_is_measured(device: str, ahead: int) -> None:
+    """What is begun: the rows that a source has been asked for, less those that are measured."""
+    begun, seen = 0, []
+
+    class Counting(fakes.FakeSource):
+        def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[Rows]:
+            nonlocal begun
+            for one in super().rows(batches):
+                begun += 1
+                yield one
+
+    source = Counting(P)
+    source.device = torch.device(device)
+    table, done = fakes.table_of(IDS), iter(range(100))
+    evaluate(
+        table,
+        [source],
+        batch_tokens=8,
+        vocabulary_size=WIDTH,
+        progress=lambda *_: seen.append(begun - next(done)),
+    )
+    assert set(seen[:-1]) == {ahead}
+    assert begun == len(seen) == 8
 
 
 @pytest.mark.parametrize(
