@@ -193,7 +193,8 @@ def _source_settings() -> dict[str, tuple[str, dict[str, Any]]]:
             {"type": DTYPES, "default": "auto", "show_default": True},
         ),
         "device": (
-            "Where the model runs: auto, cpu, cuda, cuda:1, mps.",
+            "Where the model runs: auto, cpu, cuda, cuda:1, mps. auto is a GPU if there is one; a "
+            "model too large for it is split over all GPUs and the machine's memory.",
             {"metavar": "DEVICE", "default": "auto", "show_default": True},
         ),
         "revision": ("Branch, tag or commit of a Hub model.", {"metavar": "REVISION"}),
