@@ -6,8 +6,9 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast, get_args
@@ -27,9 +28,10 @@ from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.until import Until, parse_until
 from klcli.measure.align import Alignment, Scope, align
 from klcli.measure.evaluate import Progress, evaluate
-from klcli.measure.ranks import Ranks, Shared, ranks, wait_for_all
+from klcli.measure.ranks import Ranks, Share, together, world_size
 from klcli.measure.run import (
     REPORT,
+    WHOLE,
     RunFolder,
     SavedRun,
     check_run_place,
@@ -181,22 +183,8 @@ def compare(
         KlcliError: an input cannot be read or does not fit the other.
     """
     _check_options(options, CompareOptions)
-    gates = _gates(options, COMPARE_METRICS)
-    corpora = _read(corpus, options)
-    loads = _load_options(options, (reference, candidate))
-    tell = options.get("status") or _silent
-    if options.get("one_at_a_time") and kind_of(reference) == kind_of(candidate) == "model":
-        with tempfile.TemporaryDirectory(prefix="klcli-") as folder:
-            first, notices = _recorded_source(reference, loads[0], corpora, options, Path(folder))
-            tell(f"loading {candidate}")
-            second = open_source(candidate, loads[1])
-            scope = Scope(limit=options.get("limit"))
-            return _report([first, second], [], scope, options, gates, notices)
-    sources = []
-    for spec, load in zip((reference, candidate), loads, strict=True):
-        tell(f"loading {spec}")
-        sources.append(open_source(spec, load))
-    return _report(sources, corpora, _scope(options), options, gates)
+    with together(options.get("run")) as ranks:
+        return _compare(reference, candidate, corpus, options, ranks)
 
 
 def perplexity(model: str, corpus: Paths = (), **options: Unpack[RunOptions]) -> Report:
@@ -211,12 +199,13 @@ def perplexity(model: str, corpus: Paths = (), **options: Unpack[RunOptions]) ->
         KlcliError: an input cannot be read.
     """
     _check_options(options, RunOptions)
-    gates = _gates(options, PERPLEXITY_METRICS)
-    corpora = _read(corpus, options)
-    (load,) = _load_options(options, (model,))
-    (options.get("status") or _silent)(f"loading {model}")
-    source = open_source(model, load)
-    return _report([source], corpora, _scope(options), options, gates)
+    with together(options.get("run")) as ranks:
+        gates = _gates(options, PERPLEXITY_METRICS)
+        corpora = _read(corpus, options)
+        (load,) = _load_options(options, (model,))
+        (options.get("status") or _silent)(f"loading {model}")
+        source = open_source(model, load)
+        return _report([source], corpora, _scope(options), options, gates, ranks)
 
 
 def report(
@@ -347,6 +336,8 @@ def record(
         KlcliError: an input cannot be read, or the output cannot be written.
     """
     _check_options(options, RunOptions)
+    if world_size() > 1:
+        raise UsageError("a recording is made by one process: run klcli record without torchrun")
     _check_kind(kind, top_k)
     tell = options.get("status") or _silent
     if output.endswith(".kld"):
@@ -415,6 +406,27 @@ def _record_base_file(
     )
 
 
+def _compare(
+    reference: str, candidate: str, corpus: Paths, options: CompareOptions, ranks: Ranks
+) -> Report:
+    gates = _gates(options, COMPARE_METRICS)
+    corpora = _read(corpus, options)
+    loads = _load_options(options, (reference, candidate))
+    tell = options.get("status") or _silent
+    if options.get("one_at_a_time") and kind_of(reference) == kind_of(candidate) == "model":
+        with tempfile.TemporaryDirectory(prefix="klcli-") as folder:
+            first, notices = _recorded_source(reference, loads[0], corpora, options, Path(folder))
+            tell(f"loading {candidate}")
+            second = open_source(candidate, loads[1])
+            scope = Scope(limit=options.get("limit"))
+            return _report([first, second], [], scope, options, gates, ranks, notices)
+    sources = []
+    for spec, load in zip((reference, candidate), loads, strict=True):
+        tell(f"loading {spec}")
+        sources.append(open_source(spec, load))
+    return _report(sources, corpora, _scope(options), options, gates, ranks)
+
+
 def _recorded_source(
     spec: str,
     load: LoadOptions,
@@ -449,12 +461,14 @@ def _report(
     scope: Scope,
     options: CompareOptions | RunOptions,
     gates: Sequence[Gate],
+    ranks: Ranks,
     notices: tuple[Notice, ...] = (),
 ) -> Report:
     (options.get("status") or _silent)("reading the text")
     alignment = align(sources, corpora, scope)
     alignment = replace(alignment, notices=(*notices, *alignment.notices))
     shown: int = cast("CompareOptions", options).get("outliers", DEFAULT_OUTLIERS)
+    keep = 2 * shown
     _check_noise_floor(sources, options)
     judging = _judging(
         gates,
@@ -465,26 +479,24 @@ def _report(
     )
     if any(isinstance(source, ModelSource) for source in sources):
         _announce(alignment.table, options)
-    plan = _plan(alignment.table, sources, options, at_random=judging.until is not None)
-    here = ranks()
-    own = here.shard if here.world > 1 else parse_shard(options.get("shard"), options.get("run"))
-    with _kept_run(sources, alignment, options, keep=2 * shown) as kept:
-        shared = Shared(kept)
-        evaluation = evaluate(
+    run = options.get("run")
+    shard = ranks.part or parse_shard(options.get("shard"), run)
+    kept_in = partial(_kept_run, sources, alignment, options, keep=keep)
+    with kept_in(ranks.folder(run), shard) if run else contextlib.nullcontext() as kept:
+        share = Share(ranks, kept)
+        own = evaluate(
             alignment.table,
             sources,
             batch_tokens=_budget(sources, options),
             vocabulary_size=alignment.vocabulary_size,
-            keep=2 * shown,
+            keep=keep,
             progress=options.get("progress"),
-            plan=plan,
-            shard=own,
-            store=shared if here.world > 1 else kept,
+            plan=_plan(alignment.table, sources, options, at_random=judging.until is not None),
+            shard=shard,
+            store=share,
             watch=judging.until,
         )
-        if here.world > 1:
-            paired = len(sources) == 2
-            evaluation = shared.gather(alignment.table, paired=paired, keep=2 * shown)
+        evaluation = share.gather(own, alignment.table, keep=keep)
         report = conclude(
             evaluation,
             replace(alignment, table=evaluation.table),
@@ -496,11 +508,9 @@ def _report(
         )
         if kept is not None:
             kept.complete(report.to_dict())
-    if here.world > 1:
-        wait_for_all()
-    if here.world > 1 and here.rank == 0 and (folder := options.get("run")) is not None:
-        parts = [open_run(_place_of_rank(folder, Ranks(n, here.world))) for n in range(here.world)]
-        join_runs(parts, Path(folder), report.to_dict())
+    if run and ranks.joins:
+        with kept_in(Path(run), WHOLE) as whole:
+            whole.fill(share.batches, report.to_dict())
     return report
 
 
@@ -558,23 +568,22 @@ def _plan(
     return [[order[place] for place in batch] for batch in drawn]
 
 
-@contextlib.contextmanager
 def _kept_run(
-    sources: Sequence[OpenSource], alignment: Alignment, options: Mapping[str, Any], *, keep: int
-) -> Iterator[RunFolder | None]:
-    """The folder that a run is kept in, None where it is kept nowhere."""
-    folder = options.get("run")
-    if folder is None:
-        yield None
-        return
+    sources: Sequence[OpenSource],
+    alignment: Alignment,
+    options: Mapping[str, Any],
+    folder: Path,
+    shard: tuple[int, int],
+    *,
+    keep: int,
+) -> contextlib.AbstractContextManager[RunFolder]:
+    """A folder to keep a shard of a run in."""
     conditions = _conditions(sources)
-    here = ranks()
-    shard = f"{here.rank + 1}/{here.world}" if here.world > 1 else options.get("shard")
     request = {
         "models": [_identity(source) for source in sources],
         "batch_tokens": _budget(sources, options),
         "keep": keep,
-        "shard": shard,
+        "shard": None if shard == WHOLE else f"{shard[0]}/{shard[1]}",
         "limit": alignment.table.protocol.get("limit"),
         "masking": masking_of(alignment.table),
     }
@@ -586,16 +595,7 @@ def _kept_run(
         "environment": conditions.environment,
         "notices": [asdict(notice) for notice in alignment.notices],
     }
-    place = _place_of_rank(folder, here)
-    with writing(place, request, alignment.table, alignment.names, about) as kept:
-        yield kept
-
-
-def _place_of_rank(folder: str, place: Ranks) -> Path:
-    """Where a process keeps its own part of a run: the folder itself if it is the only one."""
-    if place.world == 1:
-        return Path(folder)
-    return Path(f"{folder}.rank-{place.rank + 1}-of-{place.world}")
+    return writing(folder, request, alignment.table, alignment.names, about)
 
 
 def _identity(source: OpenSource) -> dict[str, Any]:
@@ -682,7 +682,7 @@ def _gates(options: Mapping[str, Any], metrics: Mapping[str, tuple[str, ...]]) -
         if options.get("allow_excluded"):
             raise UsageError("--until needs every token: leave out --allow-excluded")
     parse_shard(options.get("shard"), options.get("run"))
-    if ranks().world > 1:
+    if world_size() > 1:
         for name in ("until", "shard"):
             if options.get(name) is not None:
                 raise UsageError(f"--{name} does not go with torchrun: leave one out")

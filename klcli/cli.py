@@ -42,14 +42,28 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     try:
         return int(cli.main(arguments, prog_name="klcli", standalone_mode=False) or 0)
     except KlcliError as error:
-        click.echo(f"Error: {_safe(str(error))}", err=True)
+        if not error.said:
+            click.echo(f"Error{_which_rank()}: {_safe(str(error))}", err=True)
         return error.exit_code
     except click.Abort:
-        click.echo("Interrupted.", err=True)
+        if _speaks():
+            click.echo("Interrupted.", err=True)
         return ExitCode.INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        if _speaks():
+            error.show()
         return error.exit_code
+
+
+def _speaks() -> bool:
+    """Whether this process shows results and progress: of those of torchrun one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _which_rank() -> str:
+    """Who makes an error, where there are several processes."""
+    is_one_of_many = os.environ.get("WORLD_SIZE", "1") != "1"
+    return f" (rank {os.environ.get('RANK')})" if is_one_of_many else ""
 
 
 def _safe(message: str) -> str:
@@ -179,7 +193,8 @@ def _source_settings() -> dict[str, tuple[str, dict[str, Any]]]:
             {"type": DTYPES, "default": "auto", "show_default": True},
         ),
         "device": (
-            "Where the model runs: auto, cpu, cuda, cuda:1, mps.",
+            "Where the model runs: auto, cpu, cuda, cuda:1, mps. auto is a GPU if there is one; a "
+            "model too large for it is split over all GPUs and the machine's memory.",
             {"metavar": "DEVICE", "default": "auto", "show_default": True},
         ),
         "revision": ("Branch, tag or commit of a Hub model.", {"metavar": "REVISION"}),
@@ -560,10 +575,9 @@ def _run(
     from klcli.render.files import check_outputs, write_outputs
 
     check_outputs(outputs, inputs)
-    speaks = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one speaks for all
-    with _progress(quiet or not speaks) as hooks:
+    with _progress(quiet or not _speaks()) as hooks:
         report = job(**options, **hooks)
-    if not speaks:
+    if not _speaks():
         return ExitCode.DONE
     write_outputs(report, outputs)
     if not quiet:

@@ -7,6 +7,7 @@
     ├── SourceError                  a model or logit file cannot be opened or run
     ├── MismatchError                two sides do not describe the same tokens
     ├── OutputError                  a result cannot be written
+    ├── RankError                    another process of the same run ended early
     └── UsageError          exit 2   an argument that no input could make right
 
 A message says what is wrong, with both sides' values where there are two, and what to do next.
@@ -28,9 +29,13 @@ class ExitCode(IntEnum):
 
 
 class KlcliError(Exception):
-    """The one exception that callers of klcli need to catch."""
+    """The one exception that callers of klcli need to catch.
+
+    ``said`` is whether another process of the same run has said it already.
+    """
 
     exit_code = ExitCode.ERROR
+    said = False
 
 
 class CorpusError(KlcliError):
@@ -47,6 +52,10 @@ class MismatchError(KlcliError):
 
 class OutputError(KlcliError):
     """A result cannot be written."""
+
+
+class RankError(KlcliError):
+    """Another process of the same run ended early, and this one with it."""
 
 
 class UsageError(KlcliError):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -44,6 +44,9 @@ PART_ROWS = 8192
 """Scored tokens after which a part is written, at the latest."""
 PART_SECONDS = 20.0
 
+WHOLE = (1, 1)
+"""The shard that is the whole run."""
+
 KEPT = "kept "
 """What stands before the names of the tensors that are about alternatives."""
 
@@ -73,12 +76,12 @@ class RunFolder:
         self._written = time.monotonic()
         if not self._pending:
             return
-        name = f"part-{len(self.manifest['parts']):05}.safetensors"
+        parts = self.manifest["parts"]
+        name = f"part-{len(parts):05}.safetensors"
         joined = _join(self._pending)
         entry = put(self.folder / name, safetensors.numpy.save(_tensors(joined)))
         entry |= {"name": name, "padded_mass": joined.padded_mass, "kinds": joined.kinds}
-        self.manifest["parts"].append(entry)
-        self._save()
+        self._save(parts=[*parts, entry])
         self._pending = []
 
     def complete(self, report: Mapping[str, Any]) -> None:
@@ -86,12 +89,28 @@ class RunFolder:
         self.flush()
         content = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         put(self.folder / REPORT, content.encode())
-        self.manifest["complete"] = True
-        self._save()
+        self._save(complete=True)
 
-    def _save(self) -> None:
-        sealed = {**self.manifest, "sha256": seal(self.manifest)}
+    def fill(self, batches: Iterable[ScoredBatch], report: Mapping[str, Any]) -> None:
+        """Keep a whole run that was scored elsewhere, complete with its report.
+
+        What is left of an earlier attempt is written anew, for it need not have had the same parts.
+        """
+        if not self.manifest["complete"]:
+            left = self.manifest["parts"]
+            self._save(parts=[])
+            for part in left:
+                (self.folder / part["name"]).unlink(missing_ok=True)
+            for batch in batches:
+                self.add(batch)
+        self.complete(report)
+
+    def _save(self, **changed: Any) -> None:
+        """Write the manifest, and only then go by it: whatever is interrupted can be repeated."""
+        manifest = {**self.manifest, **changed}
+        sealed = {**manifest, "sha256": seal(manifest)}
         put(self.folder / MANIFEST, (json.dumps(sealed, indent=1) + "\n").encode())
+        self.manifest = manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +139,7 @@ def parse_shard(text: str | None, run: str | None) -> tuple[int, int]:
         UsageError: it is no such share, or there is no folder to keep it in.
     """
     if text is None:
-        return 1, 1
+        return WHOLE
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     number, of = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= number <= of:
@@ -163,12 +182,8 @@ def join_runs(runs: "Sequence[SavedRun]", folder: Path, report: Mapping[str, Any
     request = {**first["request"], "shard": None}
     picked = {key: first[key] for key in about}
     with writing(folder, request, runs[0].table, runs[0].names, picked) as whole:
-        known = {number for batch in whole.finished() for number in batch.batches}
-        for run in runs:
-            for batch in _read_parts(run.folder, run.manifest):
-                if not known.issuperset(batch.batches):
-                    whole.add(batch)
-        whole.complete(report)
+        parts = (part for run in runs for part in _read_parts(run.folder, run.manifest))
+        whole.fill(parts, report)
 
 
 def gather(runs: "list[SavedRun]", keep: int | None = None) -> Evaluation:

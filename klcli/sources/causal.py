@@ -42,7 +42,7 @@ class CausalSource(ModelSource):
             self._model(input_ids=ids, use_cache=False)
         if len(captured) != 1 or captured[0].shape[:2] != ids.shape:
             raise ValueError("the output head is not applied once to every position")
-        return captured[0].flatten(0, 1)[places]
+        return captured[0].flatten(0, 1)[places.to(captured[0].device)]
 
     def _all_logits(self, ids: Tensor) -> Tensor:
         logits: Tensor = self._model(input_ids=ids, use_cache=False).logits

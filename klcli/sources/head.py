@@ -9,6 +9,17 @@ from torch import Tensor
 from torch.nn import functional
 
 
+def numbers_of(module: torch.nn.Module, name: str) -> Tensor:
+    """A weight of a layer, fetched if the layer has it only while it runs, as in a split model."""
+    weight: Tensor = getattr(module, name)
+    if weight.is_meta:
+        from accelerate.utils import align_module_device
+
+        with align_module_device(module, torch.device("cpu")):
+            weight = getattr(module, name)
+    return weight.detach()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """An output head apart from its model.
@@ -43,8 +54,8 @@ class Head:
         """
         layer = self.project
         if type(layer) is torch.nn.Linear:
-            bias = {} if layer.bias is None else {"bias": layer.bias.detach()}
-            return {"weight": layer.weight.detach()} | bias
+            names = ("weight",) if layer.bias is None else ("weight", "bias")
+            return {name: numbers_of(layer, name).to(device) for name in names}
         zero = torch.zeros(1, self.size, dtype=hidden_dtype, device=device)
         unit = torch.eye(self.size, dtype=hidden_dtype, device=device)
         shift = layer(zero)

@@ -1,8 +1,11 @@
 """Loading a Hugging Face model and its tokenizer: a Hub id, a folder, or a GGUF file."""
 
 import contextlib
+import importlib.util
+import logging
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,11 +54,13 @@ def load_model(spec: str, options: LoadOptions) -> "CausalSource | MaskedSource"
             if task == "masked"
             else transformers.AutoModelForCausalLM
         )
+        dtype = _dtype(options.dtype, is_gguf=bool(gguf))
+        spread: dict[str, Any] = {}
+        if options.device == "auto" and (room := free_memory(device)) is not None:
+            size = _size_of_weights(kind, place, dtype, shared)
+            spread = _spread(spec, size, room, device)
         model, loaded = kind.from_pretrained(
-            place,
-            dtype=_dtype(options.dtype, is_gguf=bool(gguf)),
-            output_loading_info=True,
-            **shared,
+            place, dtype=dtype, output_loading_info=True, **spread, **shared
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(place, **shared)
     if missing := sorted(loaded["missing_keys"]):
@@ -65,9 +70,65 @@ def load_model(spec: str, options: LoadOptions) -> "CausalSource | MaskedSource"
         )
     vocabulary = vocabulary_of(tokenizer, spec)
     with _loading(spec):
-        model.to(device).eval()
+        model.eval()
+        if not spread:
+            model.to(device)
         source = MaskedSource if task == "masked" else CausalSource
         return source(spec, model, vocabulary, options.revision, options.batch_tokens)
+
+
+SHARE_FOR_WEIGHTS = 0.9
+"""Of the free memory of a device; the rest is for what a forward pass needs."""
+
+
+def free_memory(device: str) -> int | None:
+    """How many bytes are free for weights on a device, None where models are not spread.
+
+    What is free on a GPU counts without what torch keeps for itself to use again.
+    """
+    if torch.device(device).type != "cuda":
+        return None
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept
+
+
+def _size_of_weights(kind: Any, place: str, dtype: Any, shared: Mapping[str, Any]) -> int:
+    """How many bytes the weights of a model take, by its config; 0 for what is quantised.
+
+    How large that is its config does not tell, and it is made for a single device.
+    """
+    config = transformers.AutoConfig.from_pretrained(place, **shared)
+    if getattr(config, "quantization_config", None) is not None:
+        return 0
+    given = {} if dtype == "auto" else {"dtype": dtype}
+    trust = shared["trust_remote_code"]
+    with torch.device("meta"):
+        model = kind.from_config(config, trust_remote_code=trust, **given)
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
+
+
+def _spread(spec: str, size: int, room: int, device: str) -> dict[str, Any]:
+    """The arguments that spread a model over devices where its weights do not fit one.
+
+    Raises:
+        SourceError: that cannot be.
+    """
+    if size <= SHARE_FOR_WEIGHTS * room:
+        return {}
+    too_large = (
+        f"{spec} has {size / 1e9:,.1f} GB of weights, and {device} has {room / 1e9:,.1f} GB free"
+    )
+    if "LOCAL_RANK" in os.environ:
+        raise SourceError(
+            f"{too_large}: under torchrun each rank has one device, and a model that does not fit "
+            "is not split; run without torchrun, or try --dtype bfloat16"
+        )
+    if importlib.util.find_spec("accelerate") is None:
+        raise SourceError(
+            f"{too_large}: to split it over all devices and the machine's memory, "
+            "pip install accelerate"
+        )
+    return {"device_map": "auto"}
 
 
 NoiseFloor = Literal["batch", "dtype", "attention"]
@@ -198,14 +259,18 @@ def _dtype(name: str, *, is_gguf: bool) -> Any:
 
 @contextlib.contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No progress bars or advice of transformers on our stderr while it loads."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    """No progress bars or advice of transformers and accelerate on our stderr while it loads."""
+    own = transformers.utils.logging
+    verbosity, bars = own.get_verbosity(), own.is_progress_bar_enabled()
+    splitter = logging.getLogger("accelerate")
+    level = splitter.level
+    own.set_verbosity_error()
+    own.disable_progress_bar()
+    splitter.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        own.set_verbosity(verbosity)
+        splitter.setLevel(level)
         if bars:
-            logging.enable_progress_bar()
+            own.enable_progress_bar()

@@ -50,7 +50,8 @@ class MaskedSource(ModelSource):
 
         def gather(_module: torch.nn.Module, _args: Any, output: Any) -> Any:
             first = "last_hidden_state" if hasattr(output, "last_hidden_state") else 0
-            output[first] = output[first].flatten(0, 1)[places][None]
+            states = output[first]
+            output[first] = states.flatten(0, 1)[places.to(states.device)][None]
             return output
 
         return self._model.base_model.register_forward_hook(gather)

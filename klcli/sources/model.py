@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from klcli.errors import SourceError
-from klcli.sources.head import Head
+from klcli.sources.head import Head, numbers_of
 from klcli.sources.loading import gist
 from klcli.sources.options import Task
 from klcli.sources.rows import HeadRows, TensorRows, block_rows
@@ -54,7 +54,7 @@ class ModelSource(ABC):
         self.vocabulary = vocabulary
         self._model = model
         self._embeddings = model.get_output_embeddings()
-        self.device: torch.device = model.device
+        self.device = _device_of(self._embeddings, model)
         self.batch_tokens = batch_tokens or BATCH_TOKENS.get(self.device.type, 2048)
         self.longest = self._longest()
         self.proof = self._prove()
@@ -66,7 +66,7 @@ class ModelSource(ABC):
             "kind": self.task,
             "revision": revision or getattr(model.config, "_commit_hash", None),
             "dtype": str(model.dtype).removeprefix("torch."),
-            "device": str(self.device),
+            "device": ", ".join(_devices_of(model)),
             "architecture": type(model).__name__,
             "parameters": sum(p.numel() for p in model.parameters()),
             "vocabulary_width": self.width,
@@ -223,6 +223,9 @@ class ModelSource(ABC):
         settings = {k: v for k, v in config.items() if k not in ("_name_or_path", "_commit_hash")}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         for name, weight in self._model.state_dict().items():
+            if weight.is_meta:
+                path, _, last = name.rpartition(".")
+                weight = numbers_of(self._model.get_submodule(path), last)
             flat = weight.detach().flatten()
             sample = flat[:: max(1, len(flat) // SAMPLED)].cpu().contiguous()
             digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
@@ -257,6 +260,19 @@ class Proof:
     def bound(self) -> float:
         """What ``self_kl`` may be."""
         return max(EXACT_ENOUGH, 2 * self.noise)
+
+
+def _device_of(embeddings: Any, model: Any) -> torch.device:
+    """Where logits appear: where the head runs, whose hook knows it if a model is split."""
+    hook = getattr(embeddings, "_hf_hook", None)
+    return torch.device(model.device if hook is None else hook.execution_device)
+
+
+def _devices_of(model: Any) -> list[str]:
+    """Every device that has weights, and "disk" where some are in files still."""
+    places = getattr(model, "hf_device_map", {"": model.device}).values()
+    names = [place if place == "disk" else str(torch.device(place)) for place in places]
+    return list(dict.fromkeys(names))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

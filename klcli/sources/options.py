@@ -17,7 +17,7 @@ TaskChoice = Literal["auto", "causal", "masked"]
 
 
 def choose_device(name: str) -> str:
-    """The device that a name means: ``auto`` is a GPU where there is one."""
+    """The device that a name means: ``auto`` is a GPU where there is one, its own for each rank."""
     import torch
 
     if name != "auto":

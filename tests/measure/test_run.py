@@ -26,6 +26,7 @@ from klcli.measure.run import (
     parse_shard,
     writing,
 )
+from klcli.sources.recorder import put
 from klcli.text.vocabulary import NumberedTokens
 
 import fakes
@@ -197,6 +198,31 @@ def _only(flush: Any, times: int) -> Any:
             flush(store)
 
     return limited
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("writes", range(7))
+def test_a_run_interrupted_while_it_writes_keeps_every_batch_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    done = list[None]()
+
+    def interrupted(*given: Any) -> Any:
+        entry = put(*given)
+        done.append(None)
+        if len(done) == writes + 1:
+            raise KeyboardInterrupt
+        return entry
+
+    monkeypatch.setattr(runs, "put", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        keep(folder)
+    assert_same(keep(folder), score())
+    assert_same(open_run(folder).evaluation(), score())
+    parts = manifest_of(folder)["parts"]
+    assert sorted(number for part in parts for number in batches_of(folder / part["name"])) == list(
+        range(BATCHES)
+    )
 
 
 @pytest.mark.usefixtures("small_parts")
