@@ -228,10 +228,22 @@ class _Block:
         """The largest probability that any row gives to the ids beyond ``width``."""
         if isinstance(self.content, TopBlock) or self.content.shape[-1] <= self.width:
             return 0.0
+        if self.is_fusible:
+            nowhere = torch.full((len(self.content),), -1)
+            (side,) = fused.measure_rows(
+                [self.content], nowhere, self.width, self.content.shape[-1]
+            ).sides
+            return _largest(side.padded_mass)
         rows = range(len(self.content))
         return max(
             float(mass_above(log_probabilities(self.content[i : i + 1]), self.width)) for i in rows
         )
+
+    @property
+    def is_fusible(self) -> bool:
+        """Whether the compiled kernels can read it."""
+        whole = self.kind in ("logits", "log_probs") and isinstance(self.content, Tensor)
+        return whole and fused.supports(cast("Tensor", self.content))
 
     @property
     def columns(self) -> int:
@@ -334,7 +346,7 @@ class _Measured:
 @torch.inference_mode()
 def _measure(blocks: Sequence[_Block], targets: Tensor, vocabulary_size: int) -> _Measured:
     """Measure one block: with the compiled kernels where they can read it, else in slices."""
-    if all(_is_fusible(block) for block in blocks):
+    if all(block.is_fusible for block in blocks):
         return _measure_fused(blocks, targets, vocabulary_size)
     device = next((b.device for b in blocks if b.device.type != "cpu"), blocks[0].device)
     elements = CPU_SLICE if device.type == "cpu" else DEVICE_SLICE
@@ -361,11 +373,6 @@ def _measure(blocks: Sequence[_Block], targets: Tensor, vocabulary_size: int) ->
             for side in parts[0].tops
         },
     )
-
-
-def _is_fusible(block: _Block) -> bool:
-    whole = block.kind in ("logits", "log_probs") and isinstance(block.content, Tensor)
-    return whole and fused.supports(cast("Tensor", block.content))
 
 
 def _measure_fused(blocks: Sequence[_Block], targets: Tensor, vocabulary_size: int) -> _Measured:
