@@ -21,7 +21,7 @@ from torch import Tensor
 
 from klcli.errors import SourceError
 from klcli.sources.options import LoadOptions, Task, load_vocabulary
-from klcli.sources.rows import RowKind, block_rows, pieces
+from klcli.sources.rows import FILE_BYTES, RowKind, block_rows, pieces
 from klcli.text.vocabulary import IntArray, Vocabulary
 from klcli.text.windows import NO_TARGET, TokenizedDocument, Window, WindowTable
 
@@ -99,7 +99,7 @@ class ArrayRows:
         self, name: str, values: Values, kind: ValueKind, windows: Sequence[Window]
     ) -> None:
         self.kind: RowKind = "logits" if kind == "logits" else "log_probs"
-        self.size = block_rows(values.shape[-1], 4)
+        self.size = block_rows(values.shape[-1], 4, FILE_BYTES)
         self._name = name
         self._values = values
         self._are_probabilities = kind == "probs"
@@ -116,7 +116,8 @@ class ArrayRows:
             SourceError: probabilities that do not sum to 1, or are negative.
         """
         found = pieces(self._counts, start, stop)
-        return torch.cat([self._read(self._windows[n], first, last) for n, first, last in found])
+        parts = [self._read(self._windows[n], first, last) for n, first, last in found]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _read(self, window: Window, first: int, last: int) -> Tensor:
         rows = slice(window.score_from + first, window.score_from + last)

@@ -17,6 +17,8 @@ SMALLEST_BLOCK = 16
 UNBOUNDED = 2**31 - 1
 """The width of a source that lists ids and does not say how many there are."""
 BLOCK_BYTES = 128 * 2**20
+FILE_BYTES = 16 * 2**20
+"""What is only read wants no large blocks: these stay in the cache until they are scored."""
 
 
 class Rows(Protocol):
@@ -69,7 +71,7 @@ class TopBlock(NamedTuple):
     ranked: Tensor
 
 
-def block_rows(width: int, element_size: int) -> int:
+def block_rows(width: int, element_size: int, most: int = BLOCK_BYTES) -> int:
     """How many rows a block has: enough to feed the head well, at most 128 MB, a power of two.
 
     Small matrix products waste the head: blocks of 16 rows take 1.4 times as long as one product of
@@ -77,7 +79,7 @@ def block_rows(width: int, element_size: int) -> int:
     that two sources of different widths still share the borders of their blocks.
     """
     rows = LARGEST_BLOCK
-    while rows > SMALLEST_BLOCK and rows * width * element_size > BLOCK_BYTES:
+    while rows > SMALLEST_BLOCK and rows * width * element_size > most:
         rows //= 2
     return rows
 
