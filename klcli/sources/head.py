@@ -20,6 +20,17 @@ def numbers_of(module: torch.nn.Module, name: str) -> Tensor:
     return weight.detach()
 
 
+def _weights_of(project: Callable[[Tensor], Tensor]) -> dict[str, Tensor] | None:
+    """The matrix of a plain linear layer, and its bias; None of anything else."""
+    if isinstance(project, partial) and project.func is functional.linear:
+        return {name: weight for name, weight in project.keywords.items() if weight is not None}
+    if type(project) is not torch.nn.Linear or "forward" in vars(project):  # a split model's own
+        return None
+    if project._forward_hooks or project._forward_pre_hooks:
+        return None
+    return {name: weight.detach() for name, weight in project.named_parameters()}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """An output head apart from its model.
@@ -38,7 +49,32 @@ class Head:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Logits (rows, vocabulary) of hidden states (rows, size)."""
-        logits = self.project(hidden)
+        return self._finished(self.project(hidden))
+
+    def reusing(self) -> Callable[[Tensor], Tensor]:
+        """The same head, whose logits stand where the ones before them did, with the same bits.
+
+        Fresh memory for a block of 100 MB costs a tenth of the product itself at bfloat16.
+        """
+        if (weights := _weights_of(self.project)) is None:
+            return self
+        weight, bias = weights["weight"].T, weights.get("bias")
+        place = weight.new_empty(0)
+
+        @torch.inference_mode()
+        def logits(hidden: Tensor) -> Tensor:
+            nonlocal place
+            if len(place) != len(hidden):
+                place = weight.new_empty(len(hidden), weight.shape[1])
+            if bias is None:
+                torch.mm(hidden, weight, out=place)
+            else:
+                torch.addmm(bias, hidden, weight, out=place)
+            return self._finished(place)
+
+        return logits
+
+    def _finished(self, logits: Tensor) -> Tensor:
         if self.multiplier is not None:
             logits = logits * self.multiplier
         if self.divisor is not None:

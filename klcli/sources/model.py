@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,11 +88,14 @@ class ModelSource(ABC):
         Raises:
             SourceError: the model fails on a batch.
         """
+        head = None if self._head is None else self._head.reusing()
         for batch in batches:
-            yield self._rows_of(*self._sequences(batch))
+            yield self._rows_of(*self._sequences(batch), head)
 
     @torch.inference_mode()
-    def _rows_of(self, ids: Tensor, places: Tensor) -> HeadRows | TensorRows:
+    def _rows_of(
+        self, ids: Tensor, places: Tensor, head: Callable[[Tensor], Tensor] | None
+    ) -> HeadRows | TensorRows:
         """Rows at ``places`` (rows,), which count through the flattened ``ids`` (n, length)."""
         read = self._logits if self._head is None else self._hidden
         try:
@@ -102,9 +105,9 @@ class ModelSource(ABC):
                 f"{self.name} fails on a batch of {ids.shape[0]} x {ids.shape[1]} tokens: "
                 f"{gist(error)}; try a smaller --batch-tokens or --context"
             ) from error
-        if self._head is None:
+        if head is None:
             return TensorRows(states)
-        return HeadRows(states, self._head, block_rows(self.width, self._dtype.itemsize))
+        return HeadRows(states, head, block_rows(self.width, self._dtype.itemsize))
 
     def _within_memory(self, read: Any, ids: Tensor, places: Tensor) -> Tensor:
         """What ``read`` makes of the rows, with half the budget from now on if memory runs out."""

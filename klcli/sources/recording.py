@@ -25,7 +25,7 @@ import hashlib
 import json
 import struct
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -139,16 +139,17 @@ class RecordingSource:
         Raises:
             SourceError: a shard is missing, truncated or altered.
         """
+        head = None if self._head is None else self._head.reusing()
         for batch in batches:
-            yield self._rows_of(batch)
+            yield self._rows_of(batch, head)
 
-    def _rows_of(self, batch: Sequence[Window]) -> Rows:
+    def _rows_of(self, batch: Sequence[Window], head: Callable[[Tensor], Tensor] | None) -> Rows:
         spans = [Span(self._offsets[w.number], len(w.targets)) for w in batch]
         size = block_rows(self.width, self._dtype.itemsize)
-        if self.kind != "hidden" or self._head is None:
+        if self.kind != "hidden" or head is None:
             return ShardRows(self._shards, spans, "topk" if self.kind == "topk" else "logits", size)
         hidden = torch.cat([self._shards.read("hidden", s.start, s.rows) for s in spans])
-        return HeadRows(hidden.to(self.device), self._head, size)
+        return HeadRows(hidden.to(self.device), head, size)
 
 
 class Span(NamedTuple):

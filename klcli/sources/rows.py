@@ -51,7 +51,8 @@ class Rows(Protocol):
     def block(self, start: int, stop: int) -> "Tensor | TopBlock":
         """Rows ``start`` to ``stop``, which lie in one block: a tensor (stop - start, vocabulary).
 
-        Blocks begin at multiples of ``size``.
+        Blocks begin at multiples of ``size``. It may be written over when the source makes the next
+        one.
         """
         ...
 

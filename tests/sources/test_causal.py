@@ -145,7 +145,7 @@ def rows_of(source: ModelSource, *windows: Window) -> Tensor:
     """The scored rows of one batch."""
     [rows] = source.rows([windows])
     parts = [
-        rows.block(start, min(start + rows.size, len(rows)))
+        rows.block(start, min(start + rows.size, len(rows))).clone()
         for start in range(0, len(rows), rows.size)
     ]
     return torch.cat(parts)
@@ -268,7 +268,7 @@ def test_each_batch_has_its_own_rows_and_length(
 ) -> None:
     long, short = random_ids(2, 24), random_ids(1, 3, seed=5)
     batches = [[window(long[1], 20), window(long[0], 10)], [window(short[0])]]
-    found = [rows.block(0, len(rows)) for rows in source_of(family).rows(batches)]
+    found = [rows.block(0, len(rows)).clone() for rows in source_of(family).rows(batches)]
     own_long = own_logits(folder_of(family), long)
     expected = [
         torch.cat([own_long[1, 20:], own_long[0, 10:]]),

@@ -118,7 +118,7 @@ def rows_of(source: ModelSource, windows: Sequence[Window], budget: int = 2048) 
     batches = [[windows[number] for number in batch] for batch in plan]
     for batch, rows in zip(plan, source.rows(batches), strict=True):
         blocks = [
-            rows.block(start, min(start + rows.size, len(rows)))
+            rows.block(start, min(start + rows.size, len(rows))).clone()
             for start in range(0, len(rows), rows.size)
         ]
         sizes = [len(windows[number].targets) for number in batch]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from klcli.sources.head import Head
 from klcli.sources.rows import (
     BLOCK_BYTES,
     LARGEST_BLOCK,
@@ -149,3 +150,30 @@ def test_rows_of_logits_that_exist_are_slices_of_them() -> None:
     rows = TensorRows(logits)
     assert (len(rows), rows.kind, rows.exact) == (20, "logits", True)
     assert torch.equal(rows.block(3, 20), logits[3:20])
+
+
+@DTYPES
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("stored", [True, False], ids=["a stored matrix", "a layer"])
+def test_a_head_that_writes_its_logits_over_the_last_ones_gives_the_same_bits(
+    stored: bool, bias: bool, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(D, WIDTH, bias=bias).to(dtype).requires_grad_(False)
+    head = Head(project=layer, size=D, dtype=torch.float32, softcap=30.0)
+    if stored:
+        head = head.with_matrix(head.matrix(dtype, torch.device("cpu")))
+    reusing = head.reusing()
+    for rows in (16, 32, 32, 5):
+        hidden = torch.randn(rows, D).to(dtype)
+        assert torch.equal(reusing(hidden), head(hidden))
+
+
+def test_a_plain_head_writes_over_the_last_logits_and_another_layer_does_not() -> None:
+    plain = Head(project=torch.nn.Linear(D, WIDTH), size=D, dtype=torch.float32)
+    made = plain.reusing()
+    assert made(hidden_states(16)).data_ptr() == made(hidden_states(16)).data_ptr()
+    hooked = torch.nn.Linear(D, WIDTH)
+    hooked.register_forward_hook(lambda *_: None)
+    head = Head(project=hooked, size=D, dtype=torch.float32)
+    assert head.reusing() is head
