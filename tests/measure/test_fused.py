@@ -1,7 +1,10 @@
 """The compiled kernels against an oracle in wider numbers, and against the columns in float64."""
 
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -522,10 +525,81 @@ class TestArguments:
         with pytest.raises(TypeError, match="no kernel for logits of torch"):
             measure_rows([logits], torch.tensor([0]), 10, 10)
 
+    def test_rows_without_targets_are_an_error(self) -> None:
+        with pytest.raises(ValueError, match="3 rows have 2 targets"):
+            measure_rows([torch.zeros(3, 10)], torch.tensor([0, 1]), 10, 10)
+
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    def test_the_usual_dtypes_are_on_a_cpu_alone(self, dtype: torch.dtype) -> None:
+    def test_the_usual_dtypes_are_on_a_cpu_but_not_just_anywhere(self, dtype: torch.dtype) -> None:
         assert fused.supports(torch.zeros(1, 10, dtype=dtype))
         assert not fused.supports(torch.zeros(1, 10, dtype=dtype, device="meta"))
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, measure: Callable[..., None]) -> None:
+    """Put a function in the place of the kernels for GPUs."""
+    module = ModuleType("klcli.measure.fused_triton")
+    monkeypatch.setattr(module, "measure_rows", measure, raising=False)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("klcli.measure.fused_triton", module, raising=False)
+
+
+class TestDevices:
+    """Where blocks are measured; the devices themselves need not be there."""
+
+    @pytest.mark.parametrize(
+        ("devices", "expected"),
+        [
+            (["cpu"], "cpu"),
+            (["cpu", "cpu"], "cpu"),
+            (["cuda:1"], "cuda:1"),
+            (["cpu", "cuda:1"], "cuda:1"),
+            (["cuda:0", "cpu"], "cuda:0"),
+            (["cuda:1", "cuda:0"], "cuda:1"),
+        ],
+        ids=str,
+    )
+    def test_both_sides_go_to_the_first_device_that_is_not_the_cpu(
+        self, devices: list[str], expected: str
+    ) -> None:
+        found = fused.scoring_device([torch.device(name) for name in devices])
+        assert found == torch.device(expected)
+
+    @pytest.mark.parametrize("devices", [["mps"], ["mps", "cpu"], ["cpu", "mps:0"]], ids=str)
+    def test_what_lies_on_a_device_without_float64_goes_to_the_cpu(
+        self, devices: list[str]
+    ) -> None:
+        found = fused.scoring_device([torch.device(name) for name in devices])
+        assert found == torch.device("cpu")
+
+    def test_what_lies_elsewhere_is_measured_there_by_triton(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[Any] = []
+        stand_in(monkeypatch, lambda *arguments: calls.append(arguments))
+        monkeypatch.setattr(fused, "supports", lambda logits: True)
+        p, q = torch.zeros(2, 10), torch.zeros(2, 12, device="meta")
+        measure_rows([p, q], torch.tensor([0, 1]), 9, 8)
+        ((sides, targets, *sizes),) = calls
+        assert {tensor.device.type for tensor in (*sides, targets)} == {"meta"}
+        assert [tuple(side.shape) for side in sides] == [(2, 8), (2, 8)]
+        assert sizes == [9, 8]
+
+    def test_without_triton_there_is_no_kernel_for_a_gpu(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "triton", None)
+        monkeypatch.delitem(sys.modules, "klcli.measure.fused_triton", raising=False)
+        assert not fused.runs_triton.__wrapped__(torch.device("cpu"), torch.float32)
+
+    def test_where_triton_does_not_run_it_is_said_and_done_without(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise RuntimeError("no C compiler")
+
+        stand_in(monkeypatch, fail)
+        with pytest.warns(UserWarning, match="float64 takes longer: .*no C compiler"):
+            assert not fused.runs_triton.__wrapped__(torch.device("cpu"), torch.float32)
 
 
 class TestColumns:

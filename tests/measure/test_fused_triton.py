@@ -366,6 +366,10 @@ def test_the_columns_are_those_of_the_compiled_kernels() -> None:
         )
 
 
+def test_triton_runs_wherever_these_tests_do() -> None:
+    assert fused.runs_triton(torch.device(DEVICE), torch.bfloat16)
+
+
 @pytest.mark.parametrize(
     ("dtype", "aligned"),
     [
