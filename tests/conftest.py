@@ -17,6 +17,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Threads that wait spinning take the processor from those they wait for where it is busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+
+def pytest_configure() -> None:
+    """Interpret Triton's kernels where there is no GPU: it asks when it is first imported."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "fixtures"
 SHARED = ROOT.parent / "shared"

@@ -348,7 +348,7 @@ def _measure(blocks: Sequence[_Block], targets: Tensor, vocabulary_size: int) ->
     """Measure one block: with the compiled kernels where they can read it, else in slices."""
     if all(block.is_fusible for block in blocks):
         return _measure_fused(blocks, targets, vocabulary_size)
-    device = next((b.device for b in blocks if b.device.type != "cpu"), blocks[0].device)
+    device = fused.scoring_device([block.device for block in blocks])
     elements = CPU_SLICE if device.type == "cpu" else DEVICE_SLICE
     step = max(1, elements // max(block.columns for block in blocks))
     parts = [

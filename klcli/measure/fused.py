@@ -1,12 +1,14 @@
-"""All columns of a block of rows on the CPU at once, for logits of 32 or 16 bits.
+"""All columns of a block of rows at once, for logits of 32 or 16 bits.
 
-What ``klcli.measure.divergence`` says in float64, a function a column, ``fused_kernels`` says in
-one go: kl, kl_reverse and jsd to about 2e-6 of themselves, tv to 1e-5 (1e-3 where one row is the
-other, peaked and shifted by a thousand), nll to 5e-7 nats, entropy to 1e-6. Logits in float64,
-other devices, lists and llama.cpp's files stay with ``divergence``.
+What ``klcli.measure.divergence`` says in float64, a function a column, the kernels say in one go:
+kl, kl_reverse and jsd to about 2e-6 of themselves, tv to 1e-5 (1e-3 where one row is the other,
+peaked and shifted by a thousand), nll to 5e-7 nats, entropy to 1e-6. ``fused_kernels`` has those of
+the CPU, ``fused_triton`` those of GPUs. Logits in float64, lists and llama.cpp's files stay with
+``divergence``, and so do GPUs on which Triton does not run.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -25,6 +27,8 @@ BITS = {torch.bfloat16: torch.int16, torch.float16: torch.uint16}
 DTYPES = (torch.float32, *BITS)
 MIXED_ROWS = 16
 """How many rows of two dtypes are made float32 at once: a few, which the cache has."""
+WITHOUT_FLOAT64 = ("mps",)
+"""Devices that share their memory with the CPU, so that a copy is cheap."""
 
 
 class Predicted(NamedTuple):
@@ -71,9 +75,37 @@ class Measured(NamedTuple):
         }
 
 
+def scoring_device(devices: Sequence[torch.device]) -> torch.device:
+    """Where blocks that lie on these devices are measured: on the first that is not the CPU.
+
+    But on the CPU where that device has no float64.
+    """
+    device = next((one for one in devices if one.type != "cpu"), devices[0])
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
+
+
 def supports(logits: Tensor) -> bool:
-    """Whether the kernels can read these logits."""
-    return logits.device.type == "cpu" and logits.dtype in DTYPES
+    """Whether there is a kernel for these logits where they are measured."""
+    if logits.dtype not in DTYPES:
+        return False
+    device = scoring_device([logits.device])
+    return device.type == "cpu" or (device.type == "cuda" and runs_triton(device, logits.dtype))
+
+
+@cache
+def runs_triton(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether Triton is there, compiles for this device, and finds the C compiler that it needs."""
+    try:
+        from klcli.measure import fused_triton
+
+        row = torch.zeros(1, TOP, dtype=dtype, device=device)
+        fused_triton.measure_rows([row], torch.zeros(1, dtype=torch.long, device=device), TOP, TOP)
+    except ImportError:
+        return False
+    except Exception as error:  # compilers have many ways to fail; float64 says the same, slower
+        warnings.warn(f"no Triton on {device}, float64 takes longer: {error!r}", stacklevel=2)
+        return False
+    return True
 
 
 def measure_rows(
@@ -87,13 +119,33 @@ def measure_rows(
         vocabulary_size: ids from here on stand for no token.
         width: how many columns count; the others are as if they were not there.
     """
-    rows = len(targets)
     for side in logits:
-        if side.ndim == 2 and len(side) != rows:
-            raise ValueError(f"{len(side)} rows have {rows} targets")
-    ids = _checked_targets(targets, width)
-    for side in logits:
-        _check_logits(side, width)
+        _check(side, len(targets), width)
+    if len(targets) and int(targets.max()) >= width:
+        raise IndexError(f"a target is {int(targets.max())}, the rows have {width} ids")
+    device = scoring_device([side.device for side in logits])
+    sides = [side.detach()[:, :width].to(device) for side in logits]
+    targets = targets.long().contiguous().to(device)
+    if device.type == "cpu":
+        return _measure_on_cpu(sides, targets.numpy(), vocabulary_size, width)
+    from klcli.measure import fused_triton  # which takes Triton, and that is not everywhere
+
+    return fused_triton.measure_rows(sides, targets, vocabulary_size, width)
+
+
+def _check(logits: Tensor, rows: int, width: int) -> None:
+    if not supports(logits):
+        raise TypeError(f"no kernel for logits of {logits.dtype} on {logits.device}")
+    if logits.ndim != 2 or not 0 < width <= logits.shape[1]:
+        raise ValueError(f"no {width} columns in logits of shape {tuple(logits.shape)}")
+    if len(logits) != rows:
+        raise ValueError(f"{len(logits)} rows have {rows} targets")
+
+
+def _measure_on_cpu(
+    logits: Sequence[Tensor], ids: npt.NDArray[np.int64], vocabulary_size: int, width: int
+) -> Measured:
+    rows = len(ids)
     outputs = [_side_columns(rows, width) for _ in logits]
     pair = PairColumns(*(np.empty(rows) for _ in PairColumns._fields))
     mixed = len({side.dtype for side in logits}) > 1
@@ -103,7 +155,7 @@ def measure_rows(
         for first in range(start, stop, step):
             part = slice(first, min(first + step, stop))
             blocks = [side[part].float() if mixed else side[part] for side in logits]
-            flat = [_flat(block, width) for block in blocks]
+            flat = [_flat(block) for block in blocks]
             rest = (ids[part], vocabulary_size, width, *(_rows(one, part) for one in outputs))
             if len(flat) == 1:
                 predict_rows(*flat[0], *rest)
@@ -118,26 +170,12 @@ def measure_rows(
     )
 
 
-def _checked_targets(targets: Tensor, width: int) -> npt.NDArray[np.int64]:
-    if len(targets) and int(targets.max()) >= width:
-        raise IndexError(f"a target is {int(targets.max())}, the rows have {width} ids")
-    ids: npt.NDArray[np.int64] = targets.long().contiguous().numpy()
-    return ids
-
-
-def _check_logits(logits: Tensor, width: int) -> None:
-    if not supports(logits):
-        raise TypeError(f"no kernel for logits of {logits.dtype} on {logits.device}")
-    if logits.ndim != 2 or not 0 < width <= logits.shape[1]:
-        raise ValueError(f"no {width} columns in logits of shape {tuple(logits.shape)}")
-
-
 def _rows(columns: Any, part: slice) -> Any:
     """Where some of the rows go."""
     return columns._make(column[part] for column in columns)
 
 
-def _flat(logits: Tensor, width: int) -> tuple[npt.NDArray[Any], int]:
+def _flat(logits: Tensor) -> tuple[npt.NDArray[Any], int]:
     """The memory that some rows lie in as one flat array, and how far their beginnings are apart.
 
     That keeps the rows where they are even if there are gaps between them, and tells the compiler
@@ -145,9 +183,8 @@ def _flat(logits: Tensor, width: int) -> tuple[npt.NDArray[Any], int]:
     """
     if logits.stride(1) != 1:
         logits = logits.contiguous()
-    logits = logits.detach()
     stride = logits.stride(0)
-    length = (len(logits) - 1) * stride + width if len(logits) else 0
+    length = (len(logits) - 1) * stride + logits.shape[1] if len(logits) else 0
     flat = logits.as_strided((length,), (1,))
     return flat.view(BITS.get(logits.dtype, logits.dtype)).numpy(), stride
 

@@ -4,8 +4,10 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -13,84 +15,32 @@ from torch import Tensor
 
 from klcli.measure import divergence, fused
 from klcli.measure.fused import Measured, Predicted, measure_rows
-from klcli.measure.sides import Whole
 
 import oracle
+from fused_facts import (
+    DIVERGENCES,
+    DTYPES,
+    ENTROPY,
+    INF,
+    MASK,
+    NLL,
+    PROBABILITY,
+    RELATIVE,
+    assert_like_the_oracle,
+    assert_side_in_float64,
+    banned,
+    compare,
+    differences,
+    pair,
+    rows,
+)
 
-INF = math.inf
-MASK = torch.finfo(torch.float32).min
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-DIVERGENCES = ("kl", "kl_reverse", "jsd", "tv")
-RELATIVE = 1e-4
-NLL, ENTROPY, PROBABILITY = 2e-7, 1e-6, 1e-7
 LARGEST = 262_144
 
 
 def slow_to_compile(dtype: torch.dtype) -> object:
     """One model alone and every pair of dtypes are compiled apart, 3 to 5 s each."""
     return pytest.param(dtype, marks=pytest.mark.slow)
-
-
-def compare(p: Tensor, q: Tensor, target: int = -1) -> Measured:
-    """One pair of rows of logits."""
-    return measure_rows([p[None], q[None]], torch.tensor([target]), p.shape[0], p.shape[0])
-
-
-def differences(p: Tensor, q: Tensor, target: int = -1) -> dict[str, float]:
-    found = compare(p, q, target).differences
-    return {name: float(values[0]) for name, values in found.items()}
-
-
-def rows(count: int, size: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return 3 * torch.randn(count, size, generator=generator)
-
-
-def pair(size: int, distance: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Gaussian logits, and the same a ``distance`` away."""
-    generator = torch.Generator().manual_seed(size)
-    p = 3 * torch.randn(size, generator=generator, dtype=torch.float64)
-    q = p + distance * torch.randn(size, generator=generator, dtype=torch.float64)
-    return p.to(dtype), q.to(dtype)
-
-
-def banned(row: Tensor, ids: slice, value: float = -INF) -> Tensor:
-    row = row.clone()
-    row[ids] = value
-    return row
-
-
-def assert_like_the_oracle(p: Tensor, q: Tensor) -> None:
-    found = differences(p, q)
-    x, y = p.double().numpy(), q.double().numpy()
-    expected = {
-        "kl": oracle.kl(x, y),
-        "kl_reverse": oracle.kl(y, x),
-        "jsd": oracle.jsd(x, y),
-        "tv": oracle.tv(x, y),
-    }
-    for name, value in expected.items():
-        assert found[name] == pytest.approx(value, rel=RELATIVE, abs=1e-300), name
-
-
-def assert_side_in_float64(found: Predicted, logits: Tensor, targets: Tensor, size: int) -> None:
-    """What one model says is what the functions of ``divergence`` say of the same rows."""
-    whole = Whole(logits, divergence.log_probabilities(logits))
-    expected = whole.predictions(targets)
-    ids, probabilities = whole.top()
-    assert torch.equal(found.usable, whole.usable())
-    assert torch.equal(found.rank, expected["rank"])
-    assert torch.equal(found.top1, expected["top1"])
-    assert torch.equal(found.top_ids, ids)
-    padded_mass = divergence.mass_above(whole.log_p, size)
-    for values, wanted, error in (
-        (found.nll, expected["nll"], NLL),
-        (found.entropy, expected["entropy"], ENTROPY),
-        (found.confidence, expected["confidence"], PROBABILITY),
-        (found.top_probabilities, probabilities, PROBABILITY),
-        (found.padded_mass, padded_mass, PROBABILITY),
-    ):
-        torch.testing.assert_close(values, wanted, rtol=0, atol=error, equal_nan=True)
 
 
 def assert_same(found: Measured, expected: Measured) -> None:
@@ -599,10 +549,81 @@ class TestArguments:
         with pytest.raises(TypeError, match="no kernel for logits of torch"):
             measure_rows([logits], torch.tensor([0]), 10, 10)
 
+    def test_rows_without_targets_are_an_error(self) -> None:
+        with pytest.raises(ValueError, match="3 rows have 2 targets"):
+            measure_rows([torch.zeros(3, 10)], torch.tensor([0, 1]), 10, 10)
+
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    def test_the_usual_dtypes_are_on_a_cpu_alone(self, dtype: torch.dtype) -> None:
+    def test_the_usual_dtypes_are_on_a_cpu_but_not_just_anywhere(self, dtype: torch.dtype) -> None:
         assert fused.supports(torch.zeros(1, 10, dtype=dtype))
         assert not fused.supports(torch.zeros(1, 10, dtype=dtype, device="meta"))
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, measure: Callable[..., None]) -> None:
+    """Put a function in the place of the kernels for GPUs."""
+    module = ModuleType("klcli.measure.fused_triton")
+    monkeypatch.setattr(module, "measure_rows", measure, raising=False)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("klcli.measure.fused_triton", module, raising=False)
+
+
+class TestDevices:
+    """Where blocks are measured; the devices themselves need not be there."""
+
+    @pytest.mark.parametrize(
+        ("devices", "expected"),
+        [
+            (["cpu"], "cpu"),
+            (["cpu", "cpu"], "cpu"),
+            (["cuda:1"], "cuda:1"),
+            (["cpu", "cuda:1"], "cuda:1"),
+            (["cuda:0", "cpu"], "cuda:0"),
+            (["cuda:1", "cuda:0"], "cuda:1"),
+        ],
+        ids=str,
+    )
+    def test_both_sides_go_to_the_first_device_that_is_not_the_cpu(
+        self, devices: list[str], expected: str
+    ) -> None:
+        found = fused.scoring_device([torch.device(name) for name in devices])
+        assert found == torch.device(expected)
+
+    @pytest.mark.parametrize("devices", [["mps"], ["mps", "cpu"], ["cpu", "mps:0"]], ids=str)
+    def test_what_lies_on_a_device_without_float64_goes_to_the_cpu(
+        self, devices: list[str]
+    ) -> None:
+        found = fused.scoring_device([torch.device(name) for name in devices])
+        assert found == torch.device("cpu")
+
+    def test_what_lies_elsewhere_is_measured_there_by_triton(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[Any] = []
+        stand_in(monkeypatch, lambda *arguments: calls.append(arguments))
+        monkeypatch.setattr(fused, "supports", lambda logits: True)
+        p, q = torch.zeros(2, 10), torch.zeros(2, 12, device="meta")
+        measure_rows([p, q], torch.tensor([0, 1]), 9, 8)
+        ((sides, targets, *sizes),) = calls
+        assert {tensor.device.type for tensor in (*sides, targets)} == {"meta"}
+        assert [tuple(side.shape) for side in sides] == [(2, 8), (2, 8)]
+        assert sizes == [9, 8]
+
+    def test_without_triton_there_is_no_kernel_for_a_gpu(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "triton", None)
+        monkeypatch.delitem(sys.modules, "klcli.measure.fused_triton", raising=False)
+        assert not fused.runs_triton.__wrapped__(torch.device("cpu"), torch.float32)
+
+    def test_where_triton_does_not_run_it_is_said_and_done_without(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise RuntimeError("no C compiler")
+
+        stand_in(monkeypatch, fail)
+        with pytest.warns(UserWarning, match="float64 takes longer: .*no C compiler"):
+            assert not fused.runs_triton.__wrapped__(torch.device("cpu"), torch.float32)
 
 
 class TestColumns:
