@@ -85,9 +85,9 @@ class RunOptions(TypedDict, total=False):
     once, an approximation).
 
     How sources are opened: ``task`` ("auto", "causal" or "masked"), ``dtype`` ("auto", "float32",
-    "bfloat16" or "float16"), ``device``, ``revision``, ``trust_remote_code``; for logit files
-    ``values`` ("logits", "log_probs" or "probs"), ``token_ids`` (a .npy file) and ``tokenizer`` (a
-    model).
+    "bfloat16" or "float16"), ``device``, ``revision``, ``trust_remote_code``, ``compile`` (the
+    blocks of models, with torch.compile); for logit files ``values`` ("logits", "log_probs" or
+    "probs"), ``token_ids`` (a .npy file) and ``tokenizer`` (a model).
 
     ``batch_tokens`` is how many ids a model reads at once. ``gates`` are texts such as
     "kl.mean<=0.01"; ``allow_excluded`` lets them pass although tokens were left out. With
@@ -118,6 +118,7 @@ class RunOptions(TypedDict, total=False):
     device: str
     revision: str | None
     trust_remote_code: bool
+    compile: bool
     values: Values
     token_ids: str | None
     tokenizer: str | None

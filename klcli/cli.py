@@ -236,6 +236,12 @@ def _source_options(*, sided: bool) -> Callable[[Command], Command]:
             help="Run Python code that comes with a model. Only for models you trust.",
         ),
         click.option(
+            "--compile",
+            is_flag=True,
+            help="Compile the blocks of models with torch.compile, which takes a while: for long "
+            "runs. Needs a C++ compiler on a CPU, and Triton on a GPU.",
+        ),
+        click.option(
             "--batch-tokens",
             type=click.IntRange(min=1),
             metavar="N",

@@ -64,21 +64,21 @@ def together(run: str | None) -> Iterator["Ranks"]:
 
     store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
     ranks = Ranks(rank, world, _Board(PrefixStore(f"klcli/{next(_runs)}", store)))
-    before = _end_by_exception()
+    before = _hear(_terminate)
     try:
         ranks.join()
         yield ranks
         ranks.meet()
-    except (_Lost, _Terminated) as end:
-        _hear(signal.SIG_IGN)  # it is ending already, and still has to say so
-        raise ranks.ending(end, run) from None
     except BaseException as error:
+        _hear(signal.SIG_IGN)  # it is ending already, and still has to say so
+        if isinstance(error, _Lost | _Terminated):
+            raise ranks.ending(error, run) from None
         ranks.leave(failed=isinstance(error, Exception))
         if isinstance(error, KlcliError):
             error.said = not ranks.is_first_to_say(str(error))
         raise
-    ranks.part_company()
     _hear(before)
+    ranks.part_company()
 
 
 class _Lost(Exception):
@@ -89,14 +89,10 @@ class _Terminated(BaseException):
     """torchrun ends this rank. Like KeyboardInterrupt it is nothing that a handler may swallow."""
 
 
-def _end_by_exception() -> Any:
-    """Let the signal by which torchrun ends a rank raise an exception, once; what it did before."""
-
-    def end(_number: int, _frame: object) -> NoReturn:
-        _hear(signal.SIG_IGN)
-        raise _Terminated
-
-    return _hear(end)
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    """End by an exception, so that what was scored is kept; once, for that takes a moment."""
+    _hear(signal.SIG_IGN)
+    raise _Terminated
 
 
 def _hear(handler: Any) -> Any:

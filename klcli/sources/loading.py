@@ -59,6 +59,10 @@ def load_model(spec: str, options: LoadOptions) -> "CausalSource | MaskedSource"
         if options.device == "auto" and (room := free_memory(device)) is not None:
             size = _size_of_weights(kind, place, dtype, shared)
             spread = _spread(spec, size, room, device)
+        if spread and options.compile:
+            raise SourceError(
+                f"{spec} has to be split, and so cannot be compiled: leave out --compile"
+            )
         model, loaded = kind.from_pretrained(
             place, dtype=dtype, output_loading_info=True, **spread, **shared
         )
@@ -73,8 +77,14 @@ def load_model(spec: str, options: LoadOptions) -> "CausalSource | MaskedSource"
         model.eval()
         if not spread:
             model.to(device)
-        source = MaskedSource if task == "masked" else CausalSource
-        return source(spec, model, vocabulary, options.revision, options.batch_tokens)
+        kind_of_source = MaskedSource if task == "masked" else CausalSource
+        if not options.compile:
+            return kind_of_source(spec, model, vocabulary, options.revision, options.batch_tokens)
+        with _compiling(spec):
+            compile_blocks(model)
+            source = kind_of_source(spec, model, vocabulary, options.revision, options.batch_tokens)
+            source.provenance["compiled"] = True
+            return source
 
 
 SHARE_FOR_WEIGHTS = 0.9
@@ -129,6 +139,44 @@ def _spread(spec: str, size: int, room: int, device: str) -> dict[str, Any]:
             "pip install accelerate"
         )
     return {"device_map": "auto"}
+
+
+def compile_blocks(model: Any) -> None:
+    """Let torch compile the blocks of a model, where it spends its time, when they first run.
+
+    The model around them stays as it is, and so do the hooks on its body and its head. Sizes are
+    left open, or each length of a batch would be compiled anew.
+
+    Raises:
+        SourceError: there are no blocks.
+    """
+    blocks = max(_stacks(model), key=len, default=None)
+    if blocks is None:
+        raise SourceError(f"{type(model).__name__} has no stack of blocks: leave out --compile")
+    for block in blocks:
+        block.compile(dynamic=True)
+
+
+def _stacks(module: torch.nn.Module) -> Iterator[torch.nn.ModuleList]:
+    """The lists of modules in a model, without those inside of others, such as experts."""
+    for child in module.children():
+        if isinstance(child, torch.nn.ModuleList):
+            yield child
+        else:
+            yield from _stacks(child)
+
+
+@contextlib.contextmanager
+def _compiling(spec: str) -> Iterator[None]:
+    """The probe of a model is the first to run what is compiled, and to fail if that cannot be."""
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = str(error).split("\n\n")[0]  # behind it stands how to debug torch
+        raise SourceError(
+            f"cannot compile {spec}: {' '.join(reason.split())}; torch.compile needs a C++ "
+            "compiler on a CPU and Triton on a GPU: install that, or leave out --compile"
+        ) from error
 
 
 NoiseFloor = Literal["batch", "dtype", "attention"]

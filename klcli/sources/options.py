@@ -36,9 +36,10 @@ def choose_device(name: str) -> str:
 class LoadOptions:
     """How one source is opened. What does not apply to its kind is ignored.
 
-    ``task``, ``dtype``, ``device``, ``revision``, ``trust_remote_code`` and ``batch_tokens`` (the
-    ids of one forward pass) are for models; ``token_ids`` (a ``.npy`` file), ``tokenizer`` (a model
-    whose tokenizer it is) and ``values`` for logit files.
+    ``task``, ``dtype``, ``device``, ``revision``, ``trust_remote_code``, ``compile`` (its blocks,
+    with torch.compile) and ``batch_tokens`` (the ids of one forward pass) are for models;
+    ``token_ids`` (a ``.npy`` file), ``tokenizer`` (a model whose tokenizer it is) and ``values``
+    for logit files.
     """
 
     task: TaskChoice = "auto"
@@ -48,6 +49,7 @@ class LoadOptions:
     device: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
+    compile: bool = False
     token_ids: str | None = None
     tokenizer: str | None = None
     values: Values = "auto"

@@ -183,6 +183,7 @@ def _begin(
         "top_k": top_k if kind == "topk" else None,
         "batch_tokens": batch_tokens,
         "dtype": source.provenance["dtype"],
+        "compiled": source.provenance.get("compiled"),
         "weights": source.weights_fingerprint(),
         "tokenizer": source.vocabulary.fingerprint,
         "windows": hashlib.sha256(windows).hexdigest(),

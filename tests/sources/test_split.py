@@ -140,6 +140,15 @@ def test_under_torchrun_a_model_that_does_not_fit_is_an_error(
         load_model(str(fixtures / "models/reference"), LoadOptions())
 
 
+@accelerated
+def test_a_model_that_is_split_is_not_compiled(
+    fixtures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "free_memory", lambda _: 1000)
+    with pytest.raises(SourceError, match="has to be split, and so cannot be compiled"):
+        load_model(str(fixtures / "models/reference"), LoadOptions(compile=True))
+
+
 def test_without_accelerate_a_model_that_does_not_fit_is_an_error(
     fixtures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
