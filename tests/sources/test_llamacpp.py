@@ -115,7 +115,7 @@ def all_rows(source: Any, table: WindowTable | None = None) -> Tensor:
 def block_of(rows: Rows, start: int, stop: int) -> Tensor:
     block = rows.block(start, stop)
     assert isinstance(block, Tensor)
-    return block
+    return block.clone()  # the next one may be written over it
 
 
 # What is a base file
