@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -25,8 +26,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument("--json", default="bench.json", help="where to")
     options = parser.parse_args()
+    os.environ.setdefault("TQDM_DISABLE", "1")
     import torch
+    import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     if options.threads:
         torch.set_num_threads(options.threads)
     found, skipped = [], []
