@@ -65,7 +65,7 @@ def _ratios(
 
 def run_loop(sources: Sequence[CausalSource], table: WindowTable) -> None:
     """All of klcli between loading and the report, with all its columns."""
-    size = sources[0].vocabulary.size
+    size = sources[0].width  # no id is padding, though the tokenizer of a random model has fewer
     evaluate(table, sources, batch_tokens=sources[0].batch_tokens, vocabulary_size=size)
 
 
