@@ -26,7 +26,7 @@ def figures(scale: float = 1.0) -> Iterator[Figure]:
     """A random model of BERT-base's shape (V = 30,522) on sentences of mixed length."""
     for dtype, goal in GOALS.items():
         source = _source(dtype)
-        table = align([source], [_sentences(round(SENTENCES * scale))], Scope()).table
+        table = align([source], [_sentences(max(1, round(SENTENCES * scale)))], Scope()).table
         name = str(dtype).removeprefix("torch.")
         yield ratio(
             f"masked perplexity, BERT-base shape, {table.tokens} rows, {name} ÷ bare encoder",
@@ -41,7 +41,7 @@ def _loop(source: MaskedSource, table: WindowTable) -> None:
         table,
         [source],
         batch_tokens=source.batch_tokens,
-        vocabulary_size=source.vocabulary.size,
+        vocabulary_size=source.width,
     )
 
 

@@ -1,19 +1,21 @@
 """Measure klcli's speed and memory on this machine: `python tests/bench/run.py`.
 
 Prints a table of ratios, each against a baseline of the same run, and writes it as JSON beside. No
-test: a figure above its goal is shown, and fails nothing.
+test: a figure that misses its goal is shown so, and fails nothing. What cannot be measured here is
+shown with the reason.
 """
 
 import argparse
 import dataclasses
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "sources")]
-PARTS = ("causal", "masked")
+sys.path[:0] = [str(HERE), str(HERE.parent / "sources")]
+PARTS = ("causal", "masked", "files", "memory", "growth", "processes", "programs")
 
 
 def main() -> None:
@@ -24,22 +26,36 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument("--json", default="bench.json", help="where to")
     options = parser.parse_args()
+    os.environ.setdefault("TQDM_DISABLE", "1")
     import torch
+    import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     if options.threads:
         torch.set_num_threads(options.threads)
-    found = []
-    print("| measure | found | rounds | goal |\n|---|---|---|---|")
+    found, skipped = [], []
+    print("| measure | found | rounds | goal | met |\n|---|---|---|---|---|")
     for part in options.parts or PARTS:
         for figure in importlib.import_module(part).figures(options.scale):
+            if isinstance(figure, str):
+                print(f"| {figure} | skipped | | | |", flush=True)
+                skipped.append(figure)
+                continue
             low, high = figure.spread
+            met = {True: "yes", False: "**no**", None: ""}[figure.met]
             print(
                 f"| {figure.measure} | {figure.value:.3g} {figure.unit} | {low:.3g} to {high:.3g} "
-                f"| {'' if figure.goal is None else f'≤ {figure.goal:g}'} |",
+                f"| {figure.wanted} | {met} |",
                 flush=True,
             )
-            found.append(dataclasses.asdict(figure))
-    result = {"torch": torch.__version__, "threads": torch.get_num_threads(), "figures": found}
+            found.append(dataclasses.asdict(figure) | {"met": figure.met})
+    result = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "scale": options.scale,
+        "figures": found,
+        "skipped": skipped,
+    }
     Path(options.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
