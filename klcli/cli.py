@@ -42,7 +42,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     try:
         return int(cli.main(arguments, prog_name="klcli", standalone_mode=False) or 0)
     except KlcliError as error:
-        if not error.said:
+        if not (error.said or (error.said is None and not _speaks())):
             click.echo(f"Error{_which_rank()}: {_safe(str(error))}", err=True)
         return error.exit_code
     except click.Abort:
@@ -62,8 +62,9 @@ def _speaks() -> bool:
 
 def _which_rank() -> str:
     """Who makes an error, where there are several processes."""
-    is_one_of_many = os.environ.get("WORLD_SIZE", "1") != "1"
-    return f" (rank {os.environ.get('RANK')})" if is_one_of_many else ""
+    rank = os.environ.get("RANK")
+    is_one_of_many = rank is not None and os.environ.get("WORLD_SIZE", "1") != "1"
+    return f" (rank {rank})" if is_one_of_many else ""
 
 
 def _safe(message: str) -> str:

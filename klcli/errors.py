@@ -31,11 +31,12 @@ class ExitCode(IntEnum):
 class KlcliError(Exception):
     """The one exception that callers of klcli need to catch.
 
-    ``said`` is whether another process of the same run has said it already.
+    ``said`` is whether another process of the same run has said it already, None where all have it
+    alike.
     """
 
     exit_code = ExitCode.ERROR
-    said = False
+    said: bool | None = None
 
 
 class CorpusError(KlcliError):

@@ -21,7 +21,7 @@ from klcli.measure.scores import (
     empty_columns,
 )
 from klcli.measure.sides import Side, Whole, divergences, read_side
-from klcli.sources.rows import RowKind, Rows, TopBlock
+from klcli.sources.rows import RowKind, Rows, TensorRows, TopBlock
 from klcli.text.windows import Window, WindowTable, plan_batches
 
 KEPT_ROWS = 4096
@@ -134,7 +134,8 @@ def evaluate(
     own = range(shard[0] - 1, len(plan), shard[1])
     if not own:
         raise UsageError(
-            f"shard {shard[0]}/{shard[1]} has nothing to score: there are only {len(plan)} batches"
+            f"there are {len(plan)} batches for {shard[1]} shards or ranks: have fewer of them, or "
+            "give a smaller --batch-tokens"
         )
     open_batches = [number for number in own if number not in finished]
     done = sum(len(table.windows[w].targets) for number in finished for w in plan[number])
@@ -236,7 +237,8 @@ class _Block:
             return _largest(side.padded_mass)
         rows = range(len(self.content))
         return max(
-            float(mass_above(log_probabilities(self.content[i : i + 1]), self.width)) for i in rows
+            _largest(mass_above(log_probabilities(self.content[i : i + 1]), self.width))
+            for i in rows
         )
 
     @property
@@ -290,12 +292,15 @@ def _begun_early(batches: Iterator[tuple[Rows, ...]]) -> Iterator[tuple[Rows, ..
     """Each batch, once the next one has been begun.
 
     A device has work left while the CPU waits for its columns, and two models on devices of their
-    own compute at the same time.
+    own compute at the same time. Of a model whose logits are held whole there is one batch at a
+    time: they are large.
     """
     begun: deque[tuple[Rows, ...]] = deque()
     for batch in batches:
         begun.append(batch)
-        if len(begun) > 1:
+        most = 0 if any(isinstance(rows, TensorRows) for rows in batch) else 1
+        del batch
+        while len(begun) > most:
             yield begun.popleft()
     yield from begun
 
@@ -421,7 +426,7 @@ def _measure_slice(sides: Sequence[Side], targets: Tensor, vocabulary_size: int)
 def _padded_mass(side: Side, vocabulary_size: int) -> float:
     if not isinstance(side, Whole):
         return 0.0
-    return float(mass_above(side.log_p, vocabulary_size).nan_to_num(0.0).max())
+    return _largest(mass_above(side.log_p, vocabulary_size))
 
 
 def _without_excluded(columns: dict[str, Tensor], usable: Tensor) -> dict[str, Tensor]:

@@ -19,7 +19,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from klcli.measure.fused_kernels import PairColumns, SideColumns, compare_rows, predict_rows
+from klcli.measure.fused_kernels import (
+    PairColumns,
+    SideColumns,
+    compare_rows,
+    predict_rows,
+    widen,
+)
 
 TOP = 5
 BITS = {torch.bfloat16: torch.int16, torch.float16: torch.uint16}
@@ -154,8 +160,9 @@ def _measure_on_cpu(
     def work(start: int, stop: int) -> None:
         for first in range(start, stop, step):
             part = slice(first, min(first + step, stop))
-            blocks = [side[part].float() if mixed else side[part] for side in logits]
-            flat = [_flat(block) for block in blocks]
+            flat = [_flat(side[part]) for side in logits]
+            if mixed:
+                flat = [_as_float32(*one, rows=len(ids[part]), width=width) for one in flat]
             rest = (ids[part], vocabulary_size, width, *(_rows(one, part) for one in outputs))
             if len(flat) == 1:
                 predict_rows(*flat[0], *rest)
@@ -168,6 +175,15 @@ def _measure_on_cpu(
         sides=tuple(Predicted(*map(torch.from_numpy, columns)) for columns in outputs),
         differences=differences if len(logits) == 2 else {},
     )
+
+
+def _as_float32(
+    values: npt.NDArray[Any], stride: int, *, rows: int, width: int
+) -> tuple[npt.NDArray[np.float32], int]:
+    """What ``_flat`` gives, in float32. PyTorch would start threads of its own in each of ours."""
+    wide = np.empty((rows, width), np.float32)
+    widen(values, stride, wide)
+    return wide.reshape(-1), width
 
 
 def _rows(columns: Any, part: slice) -> Any:

@@ -536,6 +536,14 @@ def _overlap(ids, other_ids):
 
 
 @njit
+def widen(logits, stride, rows):
+    """Make float32 of rows: (rows, width)."""
+    for row in range(rows.shape[0]):
+        for i in range(rows.shape[1]):
+            rows[row, i] = _value(logits[row * stride + i])
+
+
+@njit
 def predict_rows(logits, stride, targets, size, width, columns):
     """The columns of one model at every row."""
     weights, spare = np.empty(CHUNK, f32), np.empty(CHUNK, f32)
@@ -548,7 +556,7 @@ def predict_rows(logits, stride, targets, size, width, columns):
 
 @njit
 def compare_rows(p, p_stride, q, q_stride, targets, size, width, p_columns, q_columns, columns):
-    """The columns of two models, whose logits have one type, at every row."""
+    """The columns of two models at every row; the caller sees to it that logits have one type."""
     logits, strides, sides = (p, q), (p_stride, q_stride), (p_columns, q_columns)
     weights = (np.empty(width, f32), np.empty(width, f32))
     peaks = (np.empty(width // CHUNK + 1, f32), np.empty(width // CHUNK + 1, f32))

@@ -22,7 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from klcli.errors import KlcliError, RankError
+from klcli.errors import KlcliError, RankError, UsageError
 from klcli.measure.evaluate import Evaluation, Gathered, ScoredBatch
 from klcli.measure.run import RunFolder
 from klcli.text.windows import WindowTable
@@ -31,6 +31,8 @@ Item = TypeVar("Item")
 
 PATIENCE = timedelta(hours=24)
 """How long a rank waits for the slowest one while both live."""
+JOINING = timedelta(minutes=5)
+"""How long the ranks look for each other."""
 SEARCH_SECONDS = 2.0
 """How long a rank looks for the one that ended first: torchrun takes a moment to bury it."""
 PAUSE_SECONDS = 0.02
@@ -42,8 +44,15 @@ _runs = itertools.count()
 
 
 def world_size() -> int:
-    """How many processes share a run: 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes share a run: 1 without torchrun.
+
+    Raises:
+        UsageError: the environment says no number.
+    """
+    given = os.environ.get("WORLD_SIZE") or "1"
+    if not given.isdecimal():
+        raise UsageError(f"WORLD_SIZE is {given!r} in the environment: torchrun sets a number")
+    return int(given)
 
 
 @contextlib.contextmanager
@@ -52,9 +61,13 @@ def together(run: str | None) -> Iterator["Ranks"]:
 
     ``run`` is the folder that the user keeps the run in, for the message.
 
+    After an error the signal by which torchrun ends a rank stays unheard: the process has yet to
+    say what happened, and is about to end.
+
     Raises:
         RankError: another rank ended early, or torchrun ended all of them. Of this and of any other
             error of several ranks ``said`` is false in one of them only.
+        UsageError: the ranks do not find each other.
     """
     if world_size() == 1:
         yield Ranks()
@@ -62,7 +75,13 @@ def together(run: str | None) -> Iterator["Ranks"]:
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
-    store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+    try:
+        store, rank, world = next(rendezvous("env://", timeout=JOINING))
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(
+            "WORLD_SIZE is set in the environment, but the ranks do not find each other "
+            f"({' '.join(str(error).split())[:200]}): start klcli with torchrun, or unset it"
+        ) from error
     ranks = Ranks(rank, world, _Board(PrefixStore(f"klcli/{next(_runs)}", store)))
     before = _hear(_terminate)
     try:
@@ -97,7 +116,7 @@ def _terminate(_number: int, _frame: object) -> NoReturn:
 
 def _hear(handler: Any) -> Any:
     """Have SIGTERM handled so, where Python lets us; how it was handled before."""
-    if threading.current_thread() is not threading.main_thread():
+    if handler is None or threading.current_thread() is not threading.main_thread():
         return None
     return signal.signal(signal.SIGTERM, handler)
 
@@ -270,6 +289,8 @@ def _is_dead(host: str, process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return True
+    except PermissionError:  # somebody else's by now
+        return False
     return False
 
 

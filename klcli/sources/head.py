@@ -23,12 +23,19 @@ def numbers_of(module: torch.nn.Module, name: str) -> Tensor:
 def _weights_of(project: Callable[[Tensor], Tensor]) -> dict[str, Tensor] | None:
     """The matrix of a plain linear layer, and its bias; None of anything else."""
     if isinstance(project, partial) and project.func is functional.linear:
-        return {name: weight for name, weight in project.keywords.items() if weight is not None}
-    if type(project) is not torch.nn.Linear or "forward" in vars(project):  # a split model's own
+        given = project.keywords
+    elif type(project) is torch.nn.Linear and not (
+        "forward" in vars(project)  # a split model's own
+        or project._forward_hooks
+        or project._forward_pre_hooks
+    ):
+        given = dict(project.named_parameters())
+    else:
         return None
-    if project._forward_hooks or project._forward_pre_hooks:
-        return None
-    return {name: weight.detach() for name, weight in project.named_parameters()}
+    weights = {name: weight for name, weight in given.items() if weight is not None}
+    if any(type(weight) not in (Tensor, torch.nn.Parameter) for weight in weights.values()):
+        return None  # a quantised one, which knows by itself how it is multiplied
+    return {name: weight.detach() for name, weight in weights.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,32 +56,18 @@ class Head:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Logits (rows, vocabulary) of hidden states (rows, size)."""
-        return self._finished(self.project(hidden))
+        return self.finished(self.project(hidden))
 
-    def reusing(self) -> Callable[[Tensor], Tensor]:
+    def reusing(self) -> "Head | ReusingHead":
         """The same head, whose logits stand where the ones before them did, with the same bits.
 
-        Fresh memory for a block of 100 MB costs a tenth of the product itself at bfloat16.
+        The head itself where it is no plain matrix.
         """
-        if (weights := _weights_of(self.project)) is None:
-            return self
-        weight, bias = weights["weight"].T, weights.get("bias")
-        place = weight.new_empty(0)
+        weights = _weights_of(self.project)
+        return self if weights is None else ReusingHead(self, weights)
 
-        @torch.inference_mode()
-        def logits(hidden: Tensor) -> Tensor:
-            nonlocal place
-            if len(place) != len(hidden):
-                place = weight.new_empty(len(hidden), weight.shape[1])
-            if bias is None:
-                torch.mm(hidden, weight, out=place)
-            else:
-                torch.addmm(bias, hidden, weight, out=place)
-            return self._finished(place)
-
-        return logits
-
-    def _finished(self, logits: Tensor) -> Tensor:
+    def finished(self, logits: Tensor) -> Tensor:
+        """What some families make of the product of hidden states and matrix."""
         if self.multiplier is not None:
             logits = logits * self.multiplier
         if self.divisor is not None:
@@ -107,3 +100,29 @@ class Head:
             divisor=self.divisor,
             softcap=self.softcap,
         )
+
+
+class ReusingHead:
+    """A head that writes a block of logits over the one before.
+
+    Fresh memory for a block of 100 MB costs a tenth of the product itself at bfloat16. ``made`` is
+    how many blocks it has made: only the last one still stands.
+    """
+
+    def __init__(self, head: Head, weights: dict[str, Tensor]) -> None:
+        self.made = 0
+        self._head = head
+        self._weight, self._bias = weights["weight"].T, weights.get("bias")
+        self._place = self._weight.new_empty(0)
+
+    @torch.inference_mode()
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits (rows, vocabulary) of hidden states (rows, size)."""
+        self.made += 1
+        if len(self._place) != len(hidden):
+            self._place = self._weight.new_empty(len(hidden), self._weight.shape[1])
+        if self._bias is None:
+            torch.mm(hidden, self._weight, out=self._place)
+        else:
+            torch.addmm(self._bias, hidden, self._weight, out=self._place)
+        return self._head.finished(self._place)

@@ -294,9 +294,10 @@ def largest_kl(p: Tensor, q: Tensor) -> float:
 
 def _divergence_of_head(head: Head, hidden: Tensor, whole: Tensor) -> float:
     size = block_rows(whole.shape[-1], whole.dtype.itemsize)
-    rows = HeadRows(hidden, head, size)
+    rows = HeadRows(hidden, head.reusing(), size)
     blocks = [
-        rows.block(start, min(start + size, len(rows))) for start in range(0, len(rows), size)
+        rows.block(start, min(start + size, len(rows))).clone()
+        for start in range(0, len(rows), size)
     ]
     return largest_kl(whole.flatten(0, 1), torch.cat(blocks))
 

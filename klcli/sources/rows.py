@@ -133,7 +133,7 @@ class HeadRows:
         self._hidden = hidden
         self._head = head
         self.size = min(size, max(SMALLEST_BLOCK, 1 << (len(hidden) - 1).bit_length()))
-        self._made_from = -1
+        self._made_from = (-1, 0)
         self._made = hidden[:0]
 
     def __len__(self) -> int:
@@ -145,14 +145,19 @@ class HeadRows:
         first = start - start % self.size
         if stop > first + self.size:
             raise ValueError(f"rows {start} to {stop} cross a block of {self.size}")
-        if first != self._made_from:
+        if self._made_from != (first, self._turn):
             self._made = self._head(self._padded(first))
-            self._made_from = first
+            self._made_from = first, self._turn
         return self._made[start - first : stop - first]
 
     def hidden(self, start: int, stop: int) -> Tensor:
         """The hidden states of rows ``start`` to ``stop``: a tensor (stop - start, d)."""
         return self._hidden[start:stop]
+
+    @property
+    def _turn(self) -> int:
+        """Of a head that writes over what it made: how often it has."""
+        return getattr(self._head, "made", 0)
 
     def _padded(self, first: int) -> Tensor:
         part = self._hidden[first : first + self.size]

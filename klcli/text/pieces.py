@@ -1,4 +1,4 @@
-"""Long texts, tokenised a piece at a time: the tokens of the whole, without its memory.
+"""Long texts, tokenised a piece at a time: the ids of the whole, without its memory.
 
 A tokenizer's own encoding of a text takes some 470 bytes a token, of which klcli keeps ten. Pieces
 overlap, and one ends where the next is shown to go on with the same tokens:
@@ -36,20 +36,21 @@ class Piece(NamedTuple):
     """The tokens of a text from character ``start`` to ``stop``.
 
     ``ids`` (tokens,) and ``ends`` (tokens,): the character of the text at which each ends by what
-    the tokenizer says. ``words`` has the number of the piece of text that each was made from.
+    the tokenizer says. ``word_ids`` has the number of the word that each was made from, a word
+    being what the tokenizer splits text into.
     """
 
     start: int
     stop: int
     ids: Ints
     ends: Ints
-    words: Sequence[int | None]
+    word_ids: Sequence[int | None]
 
 
 def encode_pieces(
     text: str,
     encode: Callable[[list[str]], Sequence[Any]],
-    spanned: Container[bytes],
+    spanned: Callable[[], Container[bytes]],
     size: int = PIECE,
 ) -> Iterator[Piece]:
     """The tokens of a text, piece by piece; one piece at least.
@@ -57,7 +58,8 @@ def encode_pieces(
     Args:
         text: any length.
         encode: what makes a ``tokenizers.Encoding`` of each of some texts, all at once.
-        spanned: the pairs of bytes inside of tokens of which the second is one of ``CUTTING``.
+        spanned: what gives the pairs of bytes inside of tokens of which the second is one of
+            ``CUTTING``; asked only of a text of several pieces.
         size: characters of a piece.
     """
     stretches = [
@@ -96,13 +98,13 @@ class _Read(NamedTuple):
     ids: Ints
     begins: Ints
     ends: Ints
-    words: Sequence[int | None]
+    word_ids: Sequence[int | None]
 
     def between(self, begin: _Border, end: _Border) -> Piece:
         """The tokens from one cut to the next."""
         tokens = slice(begin.after, end.before)
-        ids, ends, words = self.ids[tokens], self.ends[tokens], self.words[tokens]
-        return Piece(begin.place, end.place, ids, ends, words)
+        ids, ends, word_ids = self.ids[tokens], self.ends[tokens], self.word_ids[tokens]
+        return Piece(begin.place, end.place, ids, ends, word_ids)
 
     def tokens_within(self, start: int, stop: int) -> npt.NDArray[np.bool_]:
         """Which tokens begin in a stretch."""
@@ -113,7 +115,11 @@ class _Read(NamedTuple):
         later = np.flatnonzero(self.begins >= place)
         count = int(later[0]) if len(later) else len(self.begins)
         ends, begins = self.ends[:count], self.begins[count:]
-        clean = count and ends[-1] == place and (ends <= place).all() and (begins >= place).all()
+        if (
+            not 0 < count < len(self.begins)
+        ):  # behind a cut stands a token, or nothing ends the text
+            return None
+        clean = ends[-1] == place and (ends <= place).all() and (begins >= place).all()
         return count if clean else None
 
 
@@ -131,7 +137,9 @@ def _read(
             yield _Read(start, stop, ids, offsets[:, 0], offsets[:, 1], encoded.word_ids)
 
 
-def _border(text: str, before: _Read, after: _Read, spanned: Container[bytes]) -> _Border | None:
+def _border(
+    text: str, before: _Read, after: _Read, spanned: Callable[[], Container[bytes]]
+) -> _Border | None:
     """A cut in the middle of what two stretches share; None where there is none."""
     quarter = (before.stop - after.start) // 4
     start, stop = after.start + quarter, before.stop - quarter
@@ -144,7 +152,7 @@ def _border(text: str, before: _Read, after: _Read, spanned: Container[bytes]) -
     for place in range(start + 1, stop):
         if text[place] not in CUTTING or text[place - 1].isspace():
             continue
-        if text[place - 1].encode()[-1:] + text[place].encode() in spanned:
+        if text[place - 1].encode()[-1:] + text[place].encode() in spanned():
             continue
         counts = before.tokens_before(place), after.tokens_before(place)
         if counts[0] is not None and counts[1] is not None:

@@ -186,13 +186,13 @@ class Vocabulary:
         size = max(1, len(text)) if find_words else PIECE
         parts, first_byte = [], 0
         word_ids: Sequence[int | None] = ()
-        for piece in encode_pieces(text, read, self._spanned, size):
+        for piece in encode_pieces(text, read, lambda: self._spanned, size):
             part = text[piece.start : piece.stop]
             ends = self._ends(piece, part)
             words = _words_of_tokens(ends, part)
             parts.append((piece.ids.astype(np.int32), _compact(ends + first_byte), words))
             first_byte += len(part.encode())
-            word_ids = piece.words
+            word_ids = piece.word_ids  # where they are wanted there is one piece
         ids, ends, words = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         word_ends = _word_ends(word_ids, words) if find_words else None
         return Encoding(ids=ids, ends=ends, words=words, word_ends=word_ends)

@@ -63,7 +63,9 @@ def _load(path: Path) -> CausalSource:
 
 def _linearity(name: str, sources: Sequence[CausalSource], windows: int, context: int) -> Figure:
     text = subjects.text(1 + FACTORS[-1] * windows * context // COPY_TOKENS)
-    corpus = Corpus(name="text", sha256="", documents=(Document(name="text", content=text.encode()),))
+    corpus = Corpus(
+        name="text", sha256="", documents=(Document(name="text", content=text.encode()),)
+    )
     whole = align(sources, [corpus], Scope(context=context))
     parts = [replace(whole, table=whole.table.limited(windows * factor)) for factor in FACTORS]
     budget = min(sources[0].batch_tokens, windows * context)

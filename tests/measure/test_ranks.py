@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from klcli.errors import RankError
+from klcli.errors import RankError, UsageError
 from klcli.measure import ranks
 from klcli.measure.ranks import Ranks, together
 
@@ -118,3 +118,17 @@ def test_a_process_that_is_alone_shares_nothing() -> None:
     with together("a.run") as alone:
         assert (alone.part, alone.joins, alone.folder("a.run")) == (None, False, Path("a.run"))
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many'"), ({"WORLD_SIZE": "2"}, "RANK expected")],
+)
+def test_an_environment_of_another_launcher_is_a_usage_error(
+    environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=message), together(None):
+        pass

@@ -177,3 +177,12 @@ def test_a_plain_head_writes_over_the_last_logits_and_another_layer_does_not() -
     hooked.register_forward_hook(lambda *_: None)
     head = Head(project=hooked, size=D, dtype=torch.float32)
     assert head.reusing() is head
+
+
+def test_rows_whose_block_was_written_over_make_it_again() -> None:
+    head = Head(project=torch.nn.Linear(D, WIDTH), size=D, dtype=torch.float32)
+    shared = head.reusing()
+    one, other = (HeadRows(hidden_states(n), shared, SIZE) for n in (SIZE, 2 * SIZE))
+    before = one.block(0, SIZE).clone()
+    other.block(SIZE, 2 * SIZE)
+    assert torch.equal(one.block(0, SIZE), before)
