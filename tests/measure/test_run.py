@@ -507,5 +507,5 @@ def test_a_shard_needs_a_folder() -> None:
 
 
 def test_a_shard_without_a_batch_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="shard 99/99 has nothing to score: there are only"):
+    with pytest.raises(UsageError, match="there are 8 batches for 99 shards"):
         keep(tmp_path / "last", shard="99/99")
