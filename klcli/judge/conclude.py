@@ -154,7 +154,7 @@ def _missing_slices(shown: Sequence[SliceBy], slices: Sequence[Slice]) -> list[N
 def _counts(scores: TokenScores, alignment: Alignment, chosen: Bools) -> dict[str, int | None]:
     """How much was scored. ``bytes`` are those of the source text that the scored tokens cover."""
     windows = alignment.table.windows
-    starts = np.cumsum([0, *(len(window.targets) for window in windows[:-1])])
+    starts = np.cumsum([0, *alignment.table.window_tokens[:-1]])
     hit = np.flatnonzero(np.logical_or.reduceat(chosen, starts)).tolist()
     covered, excluded, infinite = 0, 0, 0
     has_text = None
@@ -188,7 +188,7 @@ def _corpus_results(
     scores: TokenScores, alignment: Alignment, clusters: Clusters
 ) -> list[CorpusResult]:
     corpus = _corpus_of_windows(alignment.table)
-    tokens = [len(window.targets) for window in alignment.table.windows]
+    tokens = alignment.table.window_tokens
     results = []
     for number, one in enumerate(alignment.table.corpora):
         own = np.repeat(corpus == number, tokens)
@@ -204,16 +204,14 @@ def _clusters(table: WindowTable) -> Clusters:
     """The clusters of the tokens, formed within each corpus by itself."""
     document = np.array([window.document for window in table.windows])
     corpus = _corpus_of_windows(table)
-    tokens = [len(window.targets) for window in table.windows]
     clusters = np.zeros(len(document), dtype=np.int64)
     formed = 0
     for windows in np.split(np.arange(len(corpus)), np.flatnonzero(np.diff(corpus)) + 1):
         within = cluster_windows(document[windows])
         clusters[windows] = within + formed
         formed += int(within[-1]) + 1
-    return Clusters(
-        np.bincount(clusters, weights=tokens).astype(np.int64), follow(clusters, corpus)
-    )
+    sizes = np.bincount(clusters, weights=table.window_tokens).astype(np.int64)
+    return Clusters(sizes, follow(clusters, corpus))
 
 
 def _pieces(scores: TokenScores, clusters: Clusters) -> dict[str, Any]:

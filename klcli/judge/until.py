@@ -157,7 +157,7 @@ class Until:
         }
 
     def _start(self, metric: str) -> Drawn:
-        sizes = [len(window.targets) for window in self.table.windows]
+        sizes = self.table.window_tokens
         upper = UPPER.get(metric, math.inf)
         if self.kl_bound is not None and metric == "kl":
             upper = self.kl_bound

@@ -37,7 +37,7 @@ class Columns(Mapping[str, Column]):
     ) -> None:
         self.tokens = table.tokens
         self._table = table
-        self._ends = np.cumsum([len(window.targets) for window in table.windows])
+        self._ends = np.cumsum(table.window_tokens)
         self._places = places
         self._measured = measured
         in_memory = self.tokens * sum(np.dtype(t).itemsize for t in measured.values()) <= IN_MEMORY

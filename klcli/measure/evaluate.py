@@ -207,7 +207,7 @@ class Gathered:
 
 def _rows_of(table: WindowTable, windows: Sequence[int]) -> npt.NDArray[np.int64]:
     """The rows of TokenScores that belong to some windows."""
-    ends = np.cumsum([0, *(len(window.targets) for window in table.windows)])
+    ends = np.cumsum([0, *table.window_tokens])
     return np.concatenate([np.arange(ends[number], ends[number + 1]) for number in windows])
 
 
@@ -266,7 +266,7 @@ def _scored_batches(
 ) -> Iterator[ScoredBatch]:
     """Read every batch of a plan, and measure it block by block."""
     width = min(source.width for source in sources)
-    offsets = np.cumsum([0, *(len(window.targets) for window in table.windows)])
+    offsets = np.cumsum([0, *table.window_tokens])
     batches = [[table.windows[number] for number in batch] for batch in plan]
     rows: Iterator[tuple[Rows, ...]]
     rows = zip(*(source.rows(batches) for source in sources), strict=True)

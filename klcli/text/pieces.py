@@ -115,9 +115,7 @@ class _Read(NamedTuple):
         later = np.flatnonzero(self.begins >= place)
         count = int(later[0]) if len(later) else len(self.begins)
         ends, begins = self.ends[:count], self.begins[count:]
-        if (
-            not 0 < count < len(self.begins)
-        ):  # behind a cut stands a token, or nothing ends the text
+        if not len(ends) or not len(begins):  # without a token behind it nothing ends the text
             return None
         clean = ends[-1] == place and (ends <= place).all() and (begins >= place).all()
         return count if clean else None

@@ -110,7 +110,12 @@ class WindowTable:
     @property
     def tokens(self) -> int:
         """How many tokens are scored."""
-        return sum(len(window.targets) for window in self.windows)
+        return sum(self.window_tokens)
+
+    @property
+    def window_tokens(self) -> list[int]:
+        """How many tokens of each window are scored."""
+        return [len(window.targets) for window in self.windows]
 
     def limited(self, limit: int | None) -> "WindowTable":
         """Only the first ``limit`` windows of each corpus; all for None."""
