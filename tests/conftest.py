@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from klcli.cli import main
-
-from running import Outcome, Run
+from tests.running import Outcome, Run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"

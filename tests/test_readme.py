@@ -9,8 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from klcli.cli import cli
-
-from running import Run
+from tests.running import Run
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 ACCEPT = "KLCLI_ACCEPT" in os.environ

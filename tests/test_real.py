@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from running import Run
+from tests.running import Run
 
 pytestmark = pytest.mark.real
 

@@ -10,8 +10,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from antiberty_model import ANTIBODIES, antiberty_folder
-from running import Run
+from tests.running import Run
+from tests.sources.antiberty_model import ANTIBODIES, antiberty_folder
 
 pytestmark = pytest.mark.real
 

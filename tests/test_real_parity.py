@@ -46,8 +46,7 @@ from klcli.sources.model import ModelSource
 from klcli.sources.options import LoadOptions
 from klcli.text.corpus import read_corpus
 from klcli.text.windows import Window
-
-from running import Run
+from tests.running import Run
 
 pytestmark = pytest.mark.real
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from running import Outcome, Run
+from tests.running import Outcome, Run
 
 
 def assert_refused(done: Outcome, code: int, *says: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from running import Run
+from tests.running import Run
 
 
 def report_of(klcli: Run, *arguments: str | Path) -> dict[str, Any]:

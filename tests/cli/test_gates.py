@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from running import Run
+from tests.running import Run
 
 LIMIT = ("--limit", "1", "--quiet")
 

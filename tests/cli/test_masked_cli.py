@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from running import Outcome, Run
+from tests.running import Outcome, Run
 
 PIECE = 62
 """What a model of the fixtures reads at once in the figures, without [CLS] and [SEP]."""

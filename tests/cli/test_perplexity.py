@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from running import Run
+from tests.running import Run
 
 
 def report_of(klcli: Run, *arguments: str | Path) -> dict[str, Any]:

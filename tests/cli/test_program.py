@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 import klcli
-
-from running import Run
+from tests.running import Run
 
 
 def test_the_version_is_that_of_the_package(klcli: Run) -> None:

@@ -17,8 +17,7 @@ import transformers
 import klcli as package
 from klcli.errors import UsageError
 from klcli.sources import recorder
-
-from running import Outcome, Run
+from tests.running import Outcome, Run
 
 WINDOWS = ("--context", "64", "--limit", "2")
 TOKENS = 128

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 import klcli as package
-
-from running import Outcome, Run
+from tests.running import Outcome, Run
 
 CONTEXT = ("--context", "64")
 WINDOWS = (*CONTEXT, "--limit", "12")

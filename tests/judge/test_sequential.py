@@ -1,26 +1,22 @@
-"""Sequences that may be looked at after every window: see ``stopping.py``."""
+"""Sequences that may be looked at after every window: see ``bench/stopping.py``."""
 
 import math
-import runpy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bench.stopping import ALPHA, LIMITS, TOKENS, Design, designs, endings
 from klcli.judge.sequential import LEAST_WINDOWS, Band, Drawn, decide, draw_order
 
-SIMULATION = runpy.run_path(str(Path(__file__).with_name("stopping.py")))
-DESIGNS = list(SIMULATION["designs"]())
-ALPHA: float = SIMULATION["ALPHA"]
-TOKENS: int = SIMULATION["TOKENS"]
+DESIGNS = list(designs())
 
 
-def named(design: Any) -> str:
+def named(design: Design) -> str:
     return f"{design.metric}, {design.windows} windows, {design.shape:g}"
 
 
-def drawn_of(design: Any) -> Drawn:
+def drawn_of(design: Design) -> Drawn:
     windows = design.windows
     return Drawn(windows=windows, tokens=windows * TOKENS, largest=TOKENS, upper=design.upper)
 
@@ -167,7 +163,7 @@ def test_windows_are_drawn_in_an_order_that_the_seed_repeats() -> None:
 
 
 @pytest.mark.parametrize("design", DESIGNS, ids=named)
-def test_the_simulation_has_the_bands_of_the_program(design: Any) -> None:
+def test_the_simulation_has_the_bands_of_the_program(design: Design) -> None:
     texts = design.texts(2, np.random.default_rng(11))
     lows, highs = design.bands(texts, ALPHA)
     looks = {1, 2, LEAST_WINDOWS - 1, LEAST_WINDOWS, design.windows - 1, design.windows}
@@ -187,8 +183,8 @@ def most_by_chance(replicates: int) -> float:
     return ALPHA + 4 * math.sqrt(ALPHA * (1 - ALPHA) / replicates)
 
 
-def check_endings(design: Any, replicates: int) -> None:
-    found = SIMULATION["endings"](design, replicates, seed=7)
+def check_endings(design: Design, replicates: int) -> None:
+    found = endings(design, replicates, seed=7)
     rates = [wrong for wrong, _ in found]
     assert max(rates) <= most_by_chance(replicates), rates
     assert all(0 < used <= 1 for _, used in found)
@@ -197,28 +193,26 @@ def check_endings(design: Any, replicates: int) -> None:
 @pytest.mark.parametrize(
     "design", [one for one in DESIGNS if one.required and one.windows < 1000], ids=named
 )
-def test_verdicts_are_seldom_wrong_although_every_window_is_looked_at(design: Any) -> None:
+def test_verdicts_are_seldom_wrong_although_every_window_is_looked_at(design: Design) -> None:
     check_endings(design, 200)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("design", [one for one in DESIGNS if one.required], ids=named)
-def test_verdicts_are_wrong_in_5_percent_at_most(design: Any) -> None:
+def test_verdicts_are_wrong_in_5_percent_at_most(design: Design) -> None:
     check_endings(design, 5000)
 
 
 @pytest.mark.parametrize("design", [one for one in DESIGNS if one.windows == 1000], ids=named)
-def test_a_limit_far_off_is_decided_by_a_part_of_the_text(design: Any) -> None:
+def test_a_limit_far_off_is_decided_by_a_part_of_the_text(design: Design) -> None:
     if design.metric == "agreement" or design.shape <= 1:
-        found = dict(
-            zip(SIMULATION["LIMITS"], SIMULATION["endings"](design, 50, seed=7), strict=True)
-        )
+        found = dict(zip(LIMITS, endings(design, 50, seed=7), strict=True))
         assert found[0.7][1] < 0.25
         assert found[1.5][1] < 0.25
 
 
 @pytest.mark.parametrize("design", [one for one in DESIGNS if one.metric == "agreement"], ids=named)
-def test_a_bounded_band_holds_the_mean_at_all_times(design: Any) -> None:
+def test_a_bounded_band_holds_the_mean_at_all_times(design: Design) -> None:
     texts = design.texts(200, np.random.default_rng(5))
     low, high = design.bands(texts, ALPHA)
     means = texts.mean(axis=1, keepdims=True) / TOKENS

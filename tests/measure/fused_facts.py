@@ -10,8 +10,7 @@ from torch import Tensor
 from klcli.measure import divergence, fused
 from klcli.measure.fused import Measured, Predicted
 from klcli.measure.sides import Whole
-
-import oracle
+from tests.measure import oracle
 
 INF = math.inf
 MASK = torch.finfo(torch.float32).min

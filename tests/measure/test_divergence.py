@@ -16,8 +16,7 @@ from klcli.measure.divergence import (
     top_tokens,
     usable_rows,
 )
-
-import oracle
+from tests.measure import oracle
 
 INF = math.inf
 MASK = torch.finfo(torch.float32).min

@@ -12,9 +12,7 @@ from klcli.measure.evaluate import evaluate
 from klcli.measure.scores import CONFIDENCE_EDGES, TokenScores, score_columns
 from klcli.sources.rows import HeadRows, Rows
 from klcli.text.windows import Window
-
-import fakes
-import oracle
+from tests.measure import fakes, oracle
 
 TOKENS, WIDTH = 60, 37
 IDS = torch.randint(0, WIDTH, (TOKENS,), generator=torch.Generator().manual_seed(5)).tolist()

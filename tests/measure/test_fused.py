@@ -15,9 +15,8 @@ from torch import Tensor
 
 from klcli.measure import divergence, fused
 from klcli.measure.fused import Measured, Predicted, measure_rows
-
-import oracle
-from fused_facts import (
+from tests.measure import oracle
+from tests.measure.fused_facts import (
     DIVERGENCES,
     DTYPES,
     ENTROPY,

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from klcli.measure import fused
 from klcli.measure.fused import Measured
-
-import oracle
-from fused_facts import (
+from tests.measure import oracle
+from tests.measure.fused_facts import (
     DIVERGENCES,
     DTYPES,
     ENTROPY,

@@ -21,9 +21,8 @@ from klcli.measure import divergence, partial
 from klcli.measure.partial import Shared
 from klcli.measure.sides import Listed, Side, Truncated, Whole, divergences
 from klcli.sources.rows import TopBlock
-
-import oracle
-from running import Run
+from tests.measure import oracle
+from tests.running import Run
 
 Floats = npt.NDArray[np.float64]
 

@@ -28,8 +28,7 @@ from klcli.measure.run import (
 )
 from klcli.sources.recorder import put
 from klcli.text.vocabulary import NumberedTokens
-
-import fakes
+from tests.measure import fakes
 
 TOKENS, WIDTH = 60, 37
 IDS = torch.randint(0, WIDTH, (TOKENS,), generator=torch.Generator().manual_seed(5)).tolist()

@@ -7,7 +7,12 @@ from typing import Any, TextIO
 
 import numpy as np
 import pytest
-from reports import (
+
+from klcli.errors import KlcliError, UsageError
+from klcli.judge.report import Report, Tokens
+from klcli.render.data import RENDERERS, format_of, render_csv, render_json, render_jsonl
+from klcli.render.text import visible
+from tests.render.reports import (
     HOSTILE,
     compare_metrics,
     compare_report,
@@ -18,11 +23,6 @@ from reports import (
     perplexity_report,
     tokens,
 )
-
-from klcli.errors import KlcliError, UsageError
-from klcli.judge.report import Report, Tokens
-from klcli.render.data import RENDERERS, format_of, render_csv, render_json, render_jsonl
-from klcli.render.text import visible
 
 
 def written(render: Callable[[Report, TextIO], None], report: Report) -> str:

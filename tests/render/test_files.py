@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reports import compare_report
 
 from klcli.errors import KlcliError, OutputError, UsageError
 from klcli.render.data import RENDERERS
 from klcli.render.files import check_outputs, write_outputs
+from tests.render.reports import compare_report
 
 REPORT = compare_report()
 

@@ -2,11 +2,16 @@ import io
 import json
 import re
 
-import golden
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from reports import (
+
+from klcli.errors import Notice
+from klcli.judge.report import Report
+from klcli.render.markdown import code, escape, render_markdown
+from klcli.render.text import visible
+from tests.render import golden
+from tests.render.reports import (
     HOSTILE,
     compare_report,
     gated_report,
@@ -14,11 +19,6 @@ from reports import (
     outlier,
     perplexity_report,
 )
-
-from klcli.errors import Notice
-from klcli.judge.report import Report
-from klcli.render.markdown import code, escape, render_markdown
-from klcli.render.text import visible
 
 MARKDOWN = MarkdownIt("commonmark").enable("table").enable("strikethrough")
 

@@ -4,9 +4,15 @@ import math
 import re
 from dataclasses import replace
 
-import golden
 import pytest
-from reports import (
+from rich.cells import cell_len
+from rich.console import Console
+
+from klcli.errors import KlcliError, Notice
+from klcli.judge.report import Report
+from klcli.render.terminal import TokenChoice, render_warnings
+from tests.render import golden
+from tests.render.reports import (
     HOSTILE,
     compare_metrics,
     compare_report,
@@ -22,12 +28,6 @@ from reports import (
     perplexity_report,
     tokens,
 )
-from rich.cells import cell_len
-from rich.console import Console
-
-from klcli.errors import KlcliError, Notice
-from klcli.judge.report import Report
-from klcli.render.terminal import TokenChoice, render_warnings
 
 REPORTS = {
     "compare": compare_report(),

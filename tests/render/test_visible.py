@@ -1,10 +1,10 @@
 import unicodedata
 
 import pytest
-from reports import HOSTILE
 from rich.cells import cell_len
 
 from klcli.render.text import keep_end, keep_start, visible
+from tests.render.reports import HOSTILE
 
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 

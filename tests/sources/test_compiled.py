@@ -14,8 +14,7 @@ from klcli.sources import loading
 from klcli.sources.loading import compile_blocks, load_model
 from klcli.sources.options import LoadOptions
 from klcli.text.corpus import read_corpus
-
-from running import Run
+from tests.running import Run
 
 # What torch says of itself when its compiler is imported.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")

@@ -29,9 +29,8 @@ from klcli.text.corpus import Corpus, Document
 from klcli.text.masking import masked_rows
 from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import Window, WindowTable, plan_batches
-
-from masked_models import FAMILIES, LONGEST, TEXT, randomise, tiny_masked
-from masked_oracle import (
+from tests.sources.masked_models import FAMILIES, LONGEST, TEXT, randomise, tiny_masked
+from tests.sources.masked_oracle import (
     Float64s,
     doubled,
     masked_log_probabilities,

@@ -8,16 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_recording import (
-    Disk,
-    Killed,
-    assert_same,
-    files_of,
-    make,
-    manifest_of,
-    opened,
-    scores,
-)
 
 from klcli import api
 from klcli.errors import MismatchError, OutputError, UsageError
@@ -30,8 +20,17 @@ from klcli.sources.options import LoadOptions
 from klcli.text.corpus import Corpus, Document
 from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import WindowTable
-
-from masked_models import FAMILIES, LONGEST, tiny_masked
+from tests.sources.masked_models import FAMILIES, LONGEST, tiny_masked
+from tests.sources.test_recording import (
+    Disk,
+    Killed,
+    assert_same,
+    files_of,
+    make,
+    manifest_of,
+    opened,
+    scores,
+)
 
 TEXTS = (
     "Two unforgettable painters predicted different things.",

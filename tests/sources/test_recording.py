@@ -18,7 +18,6 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from test_causal import CONFIGS, LLAMA, TOKENS, Biased, Headless, steepened, tokenizer
 from torch import Tensor
 
 from klcli.errors import KlcliError, MismatchError, OutputError, SourceError
@@ -34,6 +33,7 @@ from klcli.sources.recorder import Recorded, record
 from klcli.sources.recording import RecordingSource, open_recording
 from klcli.text.corpus import DocumentSplit, read_corpus
 from klcli.text.windows import WindowTable
+from tests.sources.test_causal import CONFIGS, LLAMA, TOKENS, Biased, Headless, steepened, tokenizer
 
 BATCH_TOKENS = 512
 OTHER = Path(__file__).parents[2] / "fixtures" / "other.txt"

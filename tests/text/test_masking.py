@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tokenizer_kinds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -20,6 +19,7 @@ from klcli.text.masking import (
 )
 from klcli.text.vocabulary import Encoding, Vocabulary
 from klcli.text.windows import Masking, TokenizedDocument, Window, WindowTable, plan_batches
+from tests.text import tokenizer_kinds
 
 UNKNOWN, CLS, SEP, MASK, PAD = range(5)
 SPECIALS = ["[UNK]", "[CLS]", "[SEP]", "[MASK]", "[PAD]"]

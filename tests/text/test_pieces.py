@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import tokenizer_kinds
 from tokenizers import Tokenizer, models
 
 from klcli.text import pieces, vocabulary
 from klcli.text.pieces import encode_pieces
 from klcli.text.vocabulary import Encoding, Vocabulary
+from tests.text import tokenizer_kinds
 
 SIZE, OVERLAP = 300, 160
 WORDS = (

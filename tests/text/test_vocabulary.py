@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tokenizer_kinds
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -21,6 +20,7 @@ from klcli.text.vocabulary import (
     check_same_vocabulary,
     readable,
 )
+from tests.text import tokenizer_kinds
 
 KINDS = list(tokenizer_kinds.MAKERS)
 NAMES = ("left", "right")

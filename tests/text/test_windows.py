@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tokenizer_kinds
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from klcli.text.windows import (
     plan_windows,
     tokenize,
 )
+from tests.text import tokenizer_kinds
 
 BOS = 7
 FIRST_ID = 100  # ids of documents begin here, so that no token is mistaken for a BOS

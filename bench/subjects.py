@@ -17,7 +17,7 @@ from klcli.sources.options import LoadOptions
 from klcli.text.corpus import Corpus, Document
 from klcli.text.windows import WindowTable
 
-FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 TEXT = FIXTURES / "corpus.txt"
 REFERENCE, CANDIDATE = FIXTURES / "models" / "reference", FIXTURES / "models" / "candidate"
 SHAPES = {

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-import subjects
-from causal import run_loop
-from timing import MEGABYTE, Figure, figure, run_process
+from bench import subjects
+from bench.causal import run_loop
+from bench.timing import MEGABYTE, Figure, figure, run_process
 
 CONTEXT, WINDOWS = 2048, 2
 GOALS = {"SmolLM2-135M": 400, "V = 262,144": 600}
@@ -28,7 +28,9 @@ def figures(scale: float = 1.0) -> Iterator[Figure | str]:
     context = max(32, round(CONTEXT * scale))
     for shape, goal in GOALS.items():
         for command in ("perplexity", "compare"):
-            found = run_process(sys.executable, __file__, shape, command, str(context)).output
+            found = run_process(
+                sys.executable, "-m", "bench.memory", shape, command, str(context)
+            ).output
             added = json.loads(found) / MEGABYTE
             measure = f"memory of the loop, {command}, {shape}, context {context}, float32"
             yield figure(measure, [added], goal, unit="MB")

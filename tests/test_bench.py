@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.slow
 def test_it_prints_a_table_and_writes_it_as_json(tmp_path: Path) -> None:
     found = tmp_path / "bench.json"
     arguments = ["files", "--scale", "0.01", "--json", str(found)]
-    command = [sys.executable, str(HERE / "run.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "bench.run", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     figures = json.loads(found.read_text())["figures"]
     assert len(figures) == len(lines) - 2 == 2

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 import transformers
 
+from bench.timing import Figure, ratio
 from klcli.measure.align import Scope, align
 from klcli.measure.evaluate import evaluate
 from klcli.sources.loading import vocabulary_of
@@ -14,9 +15,7 @@ from klcli.sources.masked import MaskedSource
 from klcli.text.corpus import Corpus, Document
 from klcli.text.masking import masked_rows
 from klcli.text.windows import WindowTable, plan_batches
-
-import masked_models
-from timing import Figure, ratio
+from tests.sources import masked_models
 
 SENTENCES = 200
 GOALS = {torch.float32: 1.05, torch.bfloat16: 1.10}

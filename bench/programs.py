@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-import subjects
-from timing import HERE, KLCLI, Figure, Finished, figure, in_turns, run_process
+from bench import subjects
+from bench.timing import HERE, KLCLI, Figure, Finished, figure, in_turns, run_process
 
 ROUNDS = 3
 CONTEXT, STRIDE, BATCH_TOKENS, LINES = 512, 256, 2048, 16

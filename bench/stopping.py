@@ -1,6 +1,6 @@
 """How often a run that ends early ends with a wrong verdict: a simulation.
 
-``python tests/judge/stopping.py`` prints a table, in half a minute; ``--write`` puts it
+``python -m bench.stopping`` prints a table, in half a minute; ``--write`` puts it
 into ``stopping.md``.
 
 A text is W windows of 64 tokens each, drawn in random order, and klcli looks at a gate `metric <=
@@ -190,14 +190,14 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = []
     for line in table(arguments.replicates):
-        print(line, flush=True)  # noqa: T201
+        print(line, flush=True)
         lines.append(line)
     if arguments.write:
         about = (__doc__ or "").split("\n\n", 2)[2].strip().replace("``", "`")
         error = 100 * math.sqrt(ALPHA * (1 - ALPHA) / arguments.replicates)
         head = (
-            "# Wrong verdicts of runs that end early, in %\n\nMade by `python "
-            f"tests/judge/stopping.py --write`: {arguments.replicates:,} texts a row, so that a "
+            "# Wrong verdicts of runs that end early, in %\n\nMade by `python -m "
+            f"bench.stopping --write`: {arguments.replicates:,} texts a row, so that a "
             f"rate near 5 has a standard error of {error:.2f}."
         )
         TABLE.write_text("\n\n".join([head, about, "\n".join(lines)]) + "\n", encoding="utf-8")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import subjects
-from timing import KLCLI, Figure, figure, in_turns, run_process
+from bench import subjects
+from bench.timing import KLCLI, Figure, figure, in_turns, run_process
 
 START_ROUNDS, RANK_ROUNDS = 20, 3
 CONTEXT = 256

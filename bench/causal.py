@@ -11,12 +11,11 @@ from functools import partial
 import torch
 from torch.nn import functional
 
+from bench import subjects
+from bench.timing import Figure, ratio
 from klcli.measure.evaluate import evaluate
 from klcli.sources.causal import CausalSource
 from klcli.text.windows import WindowTable, plan_batches
-
-import subjects
-from timing import Figure, ratio
 
 WINDOWS, CONTEXT = 4, 512
 PERPLEXITY = {torch.float32: 1.02, torch.bfloat16: 1.08}

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.timing import KLCLI, Figure, figure, in_turns, ratio, run_process
 from klcli.measure.align import Scope, align
 from klcli.measure.evaluate import evaluate
 from klcli.sources.arrays import ArraySource, open_arrays
 from klcli.sources.model import BATCH_TOKENS
 from klcli.sources.options import LoadOptions
 from klcli.text.windows import WindowTable
-
-from timing import KLCLI, Figure, figure, in_turns, ratio, run_process
 
 ROWS, WIDTH = 2048, 49_152
 SPREAD, NOISE = 2.5, 0.5

@@ -1,6 +1,6 @@
 """How often the 95 % intervals hold the truth: a simulation.
 
-``python tests/judge/interval_coverage.py`` prints a table, in a few minutes; ``--write`` puts it
+``python -m bench.interval_coverage`` prints a table, in a few minutes; ``--write`` puts it
 into ``interval_coverage.md``.
 
 A text is a row of pieces of 80 tokens each. A token is x = exp(τ·u_g + σ·z): z is standard normal
@@ -155,15 +155,15 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = []
     for line in table(arguments.replicates):
-        print(line, flush=True)  # noqa: T201
+        print(line, flush=True)
         lines.append(line)
     if arguments.write:
         about = (__doc__ or "").split("\n\n", 2)[2].strip().replace("``", "`")
         error = 100 * math.sqrt(0.95 * 0.05 / arguments.replicates)
         head = (
-            "# Coverage of the 95 % intervals, in %\n\nMade by `python "
-            f"tests/judge/interval_coverage.py --write`: {arguments.replicates:,} texts a row, so "
-            f"that a number near 95 has a standard error of {error:.2f}."
+            "# Coverage of the 95 % intervals, in %\n\nMade by `python -m "
+            f"bench.interval_coverage --write`: {arguments.replicates:,} texts a row, so that a "
+            f"number near 95 has a standard error of {error:.2f}."
         )
         TABLE.write_text("\n\n".join([head, about, "\n".join(lines)]) + "\n", encoding="utf-8")
 

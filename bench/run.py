@@ -1,4 +1,4 @@
-"""Measure klcli's speed and memory on this machine: `python tests/bench/run.py`.
+"""Measure klcli's speed and memory here: `python -m bench.run`, at the repository's root.
 
 Prints a table of ratios, each against a baseline of the same run, and writes it as JSON beside. No
 test: a figure that misses its goal is shown so, and fails nothing. What cannot be measured here is
@@ -10,11 +10,8 @@ import dataclasses
 import importlib
 import json
 import os
-import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "sources")]
 PARTS = ("causal", "masked", "files", "memory", "growth", "processes", "programs")
 
 
@@ -36,7 +33,7 @@ def main() -> None:
     found, skipped = [], []
     print("| measure | found | rounds | goal | met |\n|---|---|---|---|---|")
     for part in options.parts or PARTS:
-        for figure in importlib.import_module(part).figures(options.scale):
+        for figure in importlib.import_module(f"bench.{part}").figures(options.scale):
             if isinstance(figure, str):
                 print(f"| {figure} | skipped | | | |", flush=True)
                 skipped.append(figure)

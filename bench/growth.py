@@ -18,6 +18,8 @@ import numpy as np
 import torch
 
 import klcli
+from bench import subjects
+from bench.timing import KLCLI, Figure, figure, in_turns, run_process
 from klcli.judge.conclude import Conditions, Judging, conclude
 from klcli.measure.align import Alignment, Scope, align
 from klcli.measure.evaluate import evaluate
@@ -26,9 +28,6 @@ from klcli.sources.causal import CausalSource
 from klcli.sources.loading import load_model
 from klcli.sources.options import LoadOptions
 from klcli.text.corpus import Corpus, Document
-
-import subjects
-from timing import KLCLI, Figure, figure, in_turns, run_process
 
 FACTORS = (1, 2, 4, 8)
 ROUNDS = 5

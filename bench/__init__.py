@@ -1,0 +1,1 @@
+"""What is measured and simulated, not tested: `python -m bench.run` and its neighbours."""
