@@ -14,7 +14,7 @@ from torch.nn import functional
 from bench import subjects
 from bench.timing import Figure, ratio
 from klcli.measure.evaluate import evaluate
-from klcli.sources.causal import CausalSource
+from klcli.sources.hf.causal import CausalSource
 from klcli.text.windows import WindowTable, plan_batches
 
 WINDOWS, CONTEXT = 4, 512

@@ -71,7 +71,7 @@ def klcli(job: Job) -> Job:
     """``klcli.compare`` or ``klcli.perplexity``, from the text to the report."""
     api: Any = importlib.import_module("klcli.api")
     clock = Clock()
-    clock.leave_out(api, "open_source")
+    clock.leave_out(importlib.import_module("klcli.workflow"), "open_source")
     run = api.compare if len(job["models"]) == 2 else api.perplexity
     report = run(*job["models"], job["text"], dtype="float32", **job["options"])
     of = {name: report.metrics[name]["mean"] for name in ("nll", "kl") if name in report.metrics}

@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from bench.timing import KLCLI, Figure, figure, in_turns, ratio, run_process
-from klcli.measure.align import Scope, align
+from klcli.align import align
 from klcli.measure.evaluate import evaluate
-from klcli.sources.arrays import ArraySource, open_arrays
-from klcli.sources.model import BATCH_TOKENS
+from klcli.sources.files.arrays import ArraySource, open_arrays
 from klcli.sources.options import LoadOptions
+from klcli.text.scope import Scope
 from klcli.text.windows import WindowTable
 
 ROWS, WIDTH = 2048, 49_152
+BATCH_TOKENS = 2048
 SPREAD, NOISE = 2.5, 0.5
 """Standard deviations of the reference's logits, and of how the candidate's differ from them."""
 READ_AND_SUM = "import numpy, sys, torch; [numpy.load(path).sum() for path in sys.argv[1:]]"
@@ -67,7 +68,7 @@ def _write(folder: Path, rows: int) -> list[Path]:
 
 
 def _score(sources: Sequence[ArraySource], table: WindowTable) -> None:
-    evaluate(table, sources, batch_tokens=BATCH_TOKENS["cpu"], vocabulary_size=WIDTH)
+    evaluate(table, sources, batch_tokens=BATCH_TOKENS, vocabulary_size=WIDTH)
 
 
 def _read_and_sum(paths: Sequence[Path]) -> list[float]:

@@ -20,14 +20,17 @@ import torch
 import klcli
 from bench import subjects
 from bench.timing import KLCLI, Figure, figure, in_turns, run_process
-from klcli.judge.conclude import Conditions, Judging, conclude
-from klcli.measure.align import Alignment, Scope, align
+from klcli.align import align
+from klcli.align.alignment import Alignment
+from klcli.judge.conclude import Judging, conclude
 from klcli.measure.evaluate import evaluate
 from klcli.measure.scores import SIDES
-from klcli.sources.causal import CausalSource
-from klcli.sources.loading import load_model
+from klcli.sources.conditions import Conditions
+from klcli.sources.hf.causal import CausalSource
+from klcli.sources.hf.loading import load_model
 from klcli.sources.options import LoadOptions
 from klcli.text.corpus import Corpus, Document
+from klcli.text.scope import Scope
 
 FACTORS = (1, 2, 4, 8)
 ROUNDS = 5

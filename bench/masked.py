@@ -8,12 +8,13 @@ import torch
 import transformers
 
 from bench.timing import Figure, ratio
-from klcli.measure.align import Scope, align
+from klcli.align import align
 from klcli.measure.evaluate import evaluate
-from klcli.sources.loading import vocabulary_of
-from klcli.sources.masked import MaskedSource
+from klcli.sources.hf.masked import MaskedSource
+from klcli.sources.hf.tokenizer import vocabulary_of
 from klcli.text.corpus import Corpus, Document
 from klcli.text.masking import masked_rows
+from klcli.text.scope import Scope
 from klcli.text.windows import WindowTable, plan_batches
 from tests.sources import masked_models
 

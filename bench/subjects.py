@@ -10,11 +10,13 @@ from typing import Any
 import torch
 import transformers
 
-from klcli.measure.align import Scope, align
-from klcli.sources.causal import CausalSource
-from klcli.sources.loading import load_model, vocabulary_of
+from klcli.align import align
+from klcli.sources.hf.causal import CausalSource
+from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.tokenizer import vocabulary_of
 from klcli.sources.options import LoadOptions
 from klcli.text.corpus import Corpus, Document
+from klcli.text.scope import Scope
 from klcli.text.windows import WindowTable
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"

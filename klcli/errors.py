@@ -71,3 +71,8 @@ class Notice:
 
     code: str
     message: str
+
+
+def gist(error: BaseException) -> str:
+    """The message of somebody else's error, in one line of bounded length."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:400]

@@ -5,9 +5,10 @@ from typing import Any
 
 from klcli.errors import SourceError
 from klcli.judge.report import read_report
-from klcli.sources import kind_of, open_source
+from klcli.sources.kinds import kind_of
+from klcli.sources.opening import open_source
 from klcli.sources.options import LoadOptions
-from klcli.sources.recording import read_manifest
+from klcli.sources.recording.format import HEAD, RECORDING, rows_in
 
 
 def inspect(path: str) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def inspect(path: str) -> dict[str, Any]:
         return _of_recording(Path(path))
     if kind == "model":
         raise SourceError(
-            f"{path} is no recording, logit file or report; klcli perplexity runs a model"
+            f"{path} is not a recording, logit file or report; klcli perplexity runs a model"
         )
     source = open_source(path, LoadOptions())
     table = source.windows
@@ -45,8 +46,8 @@ def _of_report(path: str) -> dict[str, Any]:
 
 
 def _of_recording(folder: Path) -> dict[str, Any]:
-    manifest = read_manifest(folder)
-    rows = sum(shard["rows"] for shard in manifest["shards"])
+    manifest = RECORDING.read(folder)
+    rows = rows_in(manifest)
     shards = sum(shard["bytes"] for shard in manifest["shards"])
     files = {name: entry["bytes"] for name, entry in manifest["files"].items()}
     return {
@@ -61,7 +62,7 @@ def _of_recording(folder: Path) -> dict[str, Any]:
         "shards": len(manifest["shards"]),
         "bytes": shards + sum(files.values()),
         "bytes_per_token": round(shards / rows, 1) if rows else None,
-        "head_bytes": files.get("head.safetensors"),
+        "head_bytes": files.get(HEAD),
         "self_kl": manifest["self_kl"]["largest"],
         "noise": manifest["self_kl"]["noise"],
     }

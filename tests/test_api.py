@@ -7,12 +7,22 @@ from typing import Any, get_type_hints
 import pytest
 
 import klcli
-from klcli.api import CompareOptions, RunOptions
 from klcli.cli import cli
 from klcli.errors import CorpusError, UsageError
+from klcli.request import CompareOptions, RunOptions
 
 HOOKS = {"progress", "status", "announce"}
-SHOWN_ONLY = {"tokens", "format_", "outputs", "quiet", "reference", "candidate", "model", "corpus"}
+SHOWN_ONLY = {
+    "tokens",
+    "slices",
+    "format_",
+    "outputs",
+    "quiet",
+    "reference",
+    "candidate",
+    "model",
+    "corpus",
+}
 
 
 @pytest.mark.parametrize(
@@ -48,13 +58,12 @@ def test_compare_returns_the_report_with_its_tokens(fixtures: Path) -> None:
         {"device": "warp-drive"},
         {"context": 0},
         {"limit": -1},
-        {"slices": "color"},
         {"gates": "perplexity"},
         {"gates": ["ppl<=9"]},
     ],
     ids=str,
 )
-def test_a_value_that_is_no_choice_is_a_usage_error(
+def test_a_value_that_is_not_a_choice_is_a_usage_error(
     fixtures: Path, options: dict[str, Any]
 ) -> None:
     with pytest.raises(UsageError):

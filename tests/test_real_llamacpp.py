@@ -13,20 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from klcli.measure import divergence, truncated
-from klcli.sources import is_base_file
-from klcli.sources.causal import CausalSource
-from klcli.sources.llamacpp import BaseFileSource, open_base_file, write_base_file
-from klcli.sources.loading import load_model
-from klcli.sources.model import ModelSource
+from klcli.measure.kernels import exact, truncated
+from klcli.sources.files.llamacpp import BaseFileSource, open_base_file
+from klcli.sources.files.llamacpp_writer import write_base_file
+from klcli.sources.hf.causal import CausalSource
+from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.model import ModelSource
+from klcli.sources.kinds import is_base_file
 from klcli.sources.options import LoadOptions
-from klcli.text.windows import (
-    TokenizedDocument,
-    WindowTable,
-    choose_protocol,
-    plan_windows,
-    tokenize,
-)
+from klcli.text.cutting import plan_windows, tokenize
+from klcli.text.protocols import choose_protocol
+from klcli.text.windows import TokenizedDocument, WindowTable
 
 pytestmark = pytest.mark.real
 
@@ -105,11 +102,11 @@ def rows_of(source: Any, table: WindowTable) -> Tensor:
 def compared(file: BaseFileSource, model: ModelSource) -> Columns:
     """The columns of a base file against a live model."""
     log_p = rows_of(file, file.windows).double()
-    log_q = divergence.log_probabilities(rows_of(model, file.windows))
+    log_q = exact.log_probabilities(rows_of(model, file.windows))
     targets = torch.from_numpy(np.concatenate([w.targets for w in file.windows.windows]))
     sides = {
         "reference": truncated.predictions(log_p, targets),
-        "candidate": divergence.predictions(log_q, targets),
+        "candidate": exact.predictions(log_q, targets),
     }
     columns = truncated.divergences(log_p, log_q, targets)
     for side, found in sides.items():
@@ -178,10 +175,10 @@ def test_taken_for_a_distribution_the_file_differs_from_its_own_model(
     file: BaseFileSource, smollm2: ModelSource
 ) -> None:
     """What llama.cpp's rule is for: renormalised, KL is wrong by 0.001 nats or more."""
-    log_p = divergence.log_probabilities(rows_of(file, file.windows))
-    log_q = divergence.log_probabilities(rows_of(smollm2, file.windows))
+    log_p = exact.log_probabilities(rows_of(file, file.windows))
+    log_q = exact.log_probabilities(rows_of(smollm2, file.windows))
     nowhere = torch.full((len(log_p),), -1)
-    assert divergence.divergences(log_p, log_q, nowhere)["kl"].mean() > 1e-3
+    assert exact.divergences(log_p, log_q, nowhere)["kl"].mean() > 1e-3
 
 
 # Writing it ourselves

@@ -39,12 +39,14 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from klcli.measure.align import Alignment, Scope, align
+from klcli.align import align
+from klcli.align.alignment import Alignment
 from klcli.measure.evaluate import evaluate
-from klcli.sources.loading import load_model
-from klcli.sources.model import ModelSource
+from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.model import ModelSource
 from klcli.sources.options import LoadOptions
 from klcli.text.corpus import read_corpus
+from klcli.text.scope import Scope
 from klcli.text.windows import Window
 from tests.running import Run
 
@@ -131,7 +133,7 @@ def one_thread(threads: None) -> Iterator[None]:
 
 
 def aligned(model: ModelSource, text: Path, scope: Scope) -> Alignment:
-    return align([model], [read_corpus(str(text), scope.documents)], scope)
+    return align([model], [read_corpus(str(text), scope.split)], scope)
 
 
 def split(windows: Sequence[Window], nll: Floats) -> list[Floats]:
@@ -195,7 +197,7 @@ def test_lm_eval_1024_on_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With all that it prints; only the model is not loaded again."""
-    monkeypatch.setattr("klcli.api.open_source", lambda *_: smollm2)
+    monkeypatch.setattr("klcli.workflow.open_source", lambda *_: smollm2)
     tokens = tmp_path / "tokens.jsonl"
     done = klcli(
         "perplexity", smollm2.name, text, "--protocol", "lm-eval", "--context", "1024",

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from klcli.errors import Notice, UsageError
 from klcli.judge.clusters import Clusters
 from klcli.judge.gate import Gate
 from klcli.judge.intervals import Metric, mean_with_error
-from klcli.judge.report import Report
+from klcli.judge.report import Report, read_report
 from klcli.judge.student import student_t
-from klcli.measure.run import SavedRun, windows_digest
 from klcli.measure.scores import TokenScores
+from klcli.runs.folder import REPORT, SavedRun, open_run
+from klcli.storage.tables import windows_digest
 from klcli.text.windows import WindowTable
 
 
@@ -25,7 +27,9 @@ class BaselineRun:
     report: Report
     run: SavedRun | None
 
-    def against(self, scores: TokenScores, table: WindowTable, clusters: Clusters) -> "HeldAgainst":
+    def against(
+        self, scores: TokenScores, table: WindowTable, clusters: Clusters
+    ) -> "BaselineComparison":
         """The baseline, with the run that is held against it.
 
         Raises:
@@ -38,15 +42,13 @@ class BaselineRun:
                 f"klcli {command}: give one of the same command"
             )
         others = None
-        if self.run is not None and self.run.manifest["request"]["windows"] == windows_digest(
-            table
-        ):
+        if self.run is not None and self.run.request["windows"] == windows_digest(table):
             others = self.run.evaluation().scores
-        return HeldAgainst(baseline=self, scores=scores, others=others, clusters=clusters)
+        return BaselineComparison(baseline=self, scores=scores, others=others, clusters=clusters)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldAgainst:
+class BaselineComparison:
     """A ``Baseline`` for gates. ``others`` are its scores, None where tokens do not pair."""
 
     baseline: BaselineRun
@@ -120,3 +122,17 @@ def _half(ends: tuple[Any, Any, Any]) -> tuple[float, float] | None:
 
 def _ends(low: float | None, high: float | None) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
+
+
+def open_baseline(path: str | None) -> BaselineRun | None:
+    """The earlier run that a user named: its folder, or its report (.json); None without one.
+
+    Raises:
+        KlcliError: it cannot be read, or is not complete.
+    """
+    if path is None:
+        return None
+    if path.endswith(".json"):
+        return BaselineRun(name=path, report=read_report(path), run=None)
+    run = open_run(Path(path))
+    return BaselineRun(name=path, report=read_report(str(run.folder / REPORT)), run=run)

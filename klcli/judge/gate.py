@@ -106,8 +106,8 @@ def parse_gate(text: str, metrics: Mapping[str, Sequence[str]]) -> Gate:
     limit, relative = _limit(match[4]) if match else (None, False)
     if match is None or limit is None:
         raise UsageError(
-            f"--gate {text!r} is no gate: write one like 'kl.mean<=0.01', or with --baseline one "
-            "like 'kl.mean<=1.1*baseline'"
+            f"--gate {text!r} is not a gate: write one like 'kl.mean<=0.01', or with --baseline "
+            "one like 'kl.mean<=1.1*baseline'"
         )
     metric, field = match[1], match[2]
     if metric not in metrics:

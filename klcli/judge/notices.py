@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from klcli.errors import Notice
-from klcli.measure.evaluate import Evaluation
+from klcli.measure.gathered import Evaluation
 
 PADDED_MASS = 1e-6
 FEW_CLUSTERS = 20
@@ -48,7 +48,7 @@ def _excluded(counts: Mapping[str, int | None]) -> Found:
         yield (
             "excluded",
             f"{excluded} of {counts['tokens']} tokens are left out: a model gave NaN or +inf "
-            "there; no number speaks for them",
+            "there, and every number is about the others",
         )
 
 

@@ -23,7 +23,7 @@ NORMAL_MAD = 1.4826
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usual:
+class BinScale:
     """What is usual for ln(KL + 1e-9) among the tokens of one bin.
 
     Beyond ``limit`` a token is flagged, where ``deviation`` is not known because most are alike.
@@ -35,22 +35,22 @@ class Usual:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """How far tokens stand out: ``usual`` for each bin, and the bin that each has joined."""
+class OutlierScale:
+    """How far tokens stand out: the scale of each bin, and the bin that each has joined."""
 
-    usual: Mapping[int, Usual]
+    bins: Mapping[int, BinScale]
     joined: npt.NDArray[np.int8]
 
     def rate(self, scores: TokenScores) -> tuple[Floats, Bools]:
         """The robust z of each token among its like (NaN where they are alike), and the flagged."""
-        x, bins = _logarithm(scores), _bins(scores, self.joined)
+        x, bin_of = _logarithm(scores), _bins(scores, self.joined)
         score, flagged = np.full(len(x), np.nan), np.zeros(len(x), dtype=np.bool_)
-        for one, usual in self.usual.items():
-            inside = bins == one
-            if usual.deviation is None:
-                flagged[inside] = x[inside] > usual.limit
+        for one, scale in self.bins.items():
+            inside = bin_of == one
+            if scale.deviation is None:
+                flagged[inside] = x[inside] > scale.limit
             else:
-                score[inside] = (x[inside] - usual.median) / usual.deviation
+                score[inside] = (x[inside] - scale.median) / scale.deviation
                 flagged[inside] = score[inside] > THRESHOLD
         return score, flagged
 
@@ -63,8 +63,8 @@ class Rated(NamedTuple):
     flagged: bool
 
 
-def learn(scores: TokenScores) -> Standing:
-    """Learn what is usual in each bin of the reference's largest probability.
+def fit(scores: TokenScores) -> OutlierScale:
+    """Find what is usual in each bin of the reference's largest probability.
 
     z = (x - median) / (1.4826 · MAD); flagged above 3.5. Where the MAD is 0 those above the bin's
     99th percentile are flagged instead. A bin with fewer than 20 tokens joins its neighbour.
@@ -76,10 +76,10 @@ def learn(scores: TokenScores) -> Standing:
         counts += np.bincount(bins[bins >= 0], minlength=len(counts))
     joined = _join_small_bins(counts)
     present = np.unique(joined[counts > 0]).tolist()
-    return Standing(usual={one: _usual(scores, joined, one) for one in present}, joined=joined)
+    return OutlierScale(bins={one: _scale(scores, joined, one) for one in present}, joined=joined)
 
 
-def find(scores: TokenScores, standing: Standing, count: int) -> tuple[list[Rated], int]:
+def find(scores: TokenScores, scale: OutlierScale, count: int) -> tuple[list[Rated], int]:
     """The tokens to show, largest KL first, and how many are flagged in all.
 
     The ``count`` largest KL, and of the flagged tokens the ``count`` that stand out most. A token
@@ -88,7 +88,7 @@ def find(scores: TokenScores, standing: Standing, count: int) -> tuple[list[Rate
     best = np.empty((4, 0))  # the index, KL, score and flag of the tokens that may be shown
     flagged_in_all = 0
     for rows, part in scores.blocks():
-        score, flagged = standing.rate(part)
+        score, flagged = scale.rate(part)
         kl = np.nan_to_num(part["kl"], nan=-1.0, posinf=np.inf)
         index = np.arange(rows.start, rows.stop)
         best = _choose(np.hstack([best, (index, kl, score, flagged)]), count)
@@ -134,7 +134,7 @@ def _join_small_bins(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
     return joined
 
 
-def _usual(scores: TokenScores, joined: npt.NDArray[np.int8], one: int) -> Usual:
+def _scale(scores: TokenScores, joined: npt.NDArray[np.int8], one: int) -> BinScale:
     x = np.concatenate(
         [_logarithm(part)[_bins(part, joined) == one] for _, part in scores.blocks()]
     )
@@ -144,4 +144,4 @@ def _usual(scores: TokenScores, joined: npt.NDArray[np.int8], one: int) -> Usual
         distance = np.abs(np.subtract(x, median, out=x), out=x)
         deviation = NORMAL_MAD * float(np.median(distance, overwrite_input=True))
     known = 0 < deviation < np.inf
-    return Usual(median=median, deviation=deviation if known else None, limit=limit)
+    return BinScale(median=median, deviation=deviation if known else None, limit=limit)

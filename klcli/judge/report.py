@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from klcli.choices import SliceBy
 from klcli.errors import KlcliError, Notice
 from klcli.judge.gate import GateResult, Verdict
 from klcli.judge.intervals import Metric
@@ -21,7 +22,6 @@ FORMAT_VERSION = 1
 OUTLIER_NUMBERS = ("kl", "score", "nll_reference", "nll_candidate")
 
 Command = Literal["compare", "perplexity"]
-SliceBy = Literal["confidence", "position", "kind"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +98,10 @@ class Report:
 
     ``models`` has the keys ``reference`` and ``candidate``, or ``model``. ``metrics`` are over all
     tokens; ``macro``, for several corpora, are means of the corpora's means. The metrics named in
-    ``lower_bounds`` are at least what is shown. ``clusters`` says over which pieces of the text the
+    ``lower_bounds`` are at least what is shown. ``clusters`` says over which clusters of tokens the
     errors are taken, ``until`` how much of the text was needed where a run was to end early, and
-    ``noise_floor`` by how much the reference differs from itself. ``shown_slices`` are those that
-    tables show, which is no part of the JSON. ``tokens`` is None in a report that was read from a
-    file.
+    ``noise_floor`` by how much the reference differs from itself. ``tokens`` is None in a report
+    that was read from a file.
     """
 
     command: Command
@@ -121,7 +120,6 @@ class Report:
     gates: Sequence[GateResult] = ()
     verdict: Verdict | None = None
     warnings: Sequence[Notice] = ()
-    shown_slices: Sequence[SliceBy] = field(default=(), compare=False)
     until: Mapping[str, Any] | None = None
     noise_floor: Mapping[str, Any] | None = None
     tokens: Tokens | None = field(default=None, compare=False)
@@ -157,10 +155,10 @@ class Report:
         """Read what ``to_dict`` wrote.
 
         Raises:
-            KlcliError: it is no report, or one of a version this klcli does not know.
+            KlcliError: it is not a report, or one of a version this klcli does not know.
         """
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
-            raise KlcliError(f"this is no klcli report: its format is not {FORMAT!r}")
+            raise KlcliError(f"this is not a klcli report: its format is not {FORMAT!r}")
         if data.get("format_version") != FORMAT_VERSION:
             raise KlcliError(
                 f"this report has version {data.get('format_version')!r} and this klcli reads "
@@ -203,7 +201,7 @@ def read_report(path: str) -> Report:
     """Read a report that was written as JSON.
 
     Raises:
-        KlcliError: it cannot be read, or is no report.
+        KlcliError: it cannot be read, or is not a report.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -4,14 +4,13 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from klcli.errors import UsageError
+from klcli.choices import SliceBy
 from klcli.judge.clusters import Bools, Floats
-from klcli.judge.report import Slice, SliceBy
+from klcli.judge.report import Slice
 from klcli.measure.scores import CONFIDENCE_EDGES, TokenScores
 from klcli.text.vocabulary import NumberedTokens, TokenNames
 from klcli.text.windows import TokenizedDocument, WindowTable
@@ -27,17 +26,6 @@ _START, _CONTINUATION, _DIGITS, _PUNCTUATION, _SPACE, _NON_ASCII, _URL = range(l
 _ADDRESS = re.compile(rb"(?:https?://|ftp://|www\.)[^\s<>\"'`\x80-\xff]+", re.IGNORECASE)
 _CLOSING = b".,;:!?)]}*_"
 """What ends a sentence, not an address."""
-
-
-def check_slices(names: Sequence[str]) -> tuple[SliceBy, ...]:
-    """The slices that are to be shown, each once, in the order in which they stand in a report.
-
-    Raises:
-        UsageError: klcli slices by no such thing.
-    """
-    if unknown := sorted(set(names) - set(get_args(SliceBy))):
-        raise UsageError(f"--slice {unknown[0]}: one of {', '.join(get_args(SliceBy))} is wanted")
-    return tuple(by for by in get_args(SliceBy) if by in names)
 
 
 def slice_tokens(scores: TokenScores, table: WindowTable, names: TokenNames) -> list[Slice]:
@@ -95,7 +83,7 @@ def _by_kind(scores: TokenScores, table: WindowTable, names: TokenNames) -> Numb
     for rows, part in scores.blocks():
         ids, place = np.unique(part["token_id"], return_inverse=True)
         for token_id in set(ids.tolist()) - set(kinds):
-            kinds[token_id] = _kind_of_piece(names.piece(token_id)) if token_id >= 0 else -1
+            kinds[token_id] = _kind_of(names.bytes_of(token_id)) if token_id >= 0 else -1
         kind = np.array([kinds[token_id] for token_id in ids.tolist()], dtype=np.int8)[place]
         is_word = ((kind == _START) | (kind == _CONTINUATION)) & (part["words"] >= 0)
         kind[is_word] = np.where(part["words"][is_word] > 0, _START, _CONTINUATION)
@@ -104,15 +92,15 @@ def _by_kind(scores: TokenScores, table: WindowTable, names: TokenNames) -> Numb
     return number
 
 
-def _kind_of_piece(piece: bytes) -> int:
+def _kind_of(token: bytes) -> int:
     """What a token is by its own bytes; with a space before it a word starts."""
-    if not piece.isascii():
+    if not token.isascii():
         return _NON_ASCII
-    text = piece.strip()
+    text = token.strip()
     if not text:
         return _SPACE
     if any(byte in _LETTERS for byte in text):
-        return _START if piece[:1].isspace() else _CONTINUATION
+        return _START if token[:1].isspace() else _CONTINUATION
     return _DIGITS if any(byte in _FIGURES for byte in text) else _PUNCTUATION
 
 
@@ -157,8 +145,8 @@ def _address_tokens(
     if text is not None and document.encoding is not None:
         content, ends = text, document.encoding.ends
     else:
-        pieces = [names.piece(token_id) for token_id in document.ids.tolist()]
-        content, ends = b"".join(pieces), np.cumsum([len(piece) for piece in pieces])
+        tokens = [names.bytes_of(token_id) for token_id in document.ids.tolist()]
+        content, ends = b"".join(tokens), np.cumsum([len(token) for token in tokens])
     matches = list(_ADDRESS.finditer(content))
     if not matches:
         return None

@@ -11,7 +11,7 @@ import numpy as np
 from klcli.errors import UsageError
 from klcli.judge.gate import Gate, GateResult
 from klcli.judge.sequential import Band, Drawn, decide
-from klcli.measure.evaluate import ScoredBatch
+from klcli.measure.gathered import ScoredBatch
 from klcli.text.windows import WindowTable
 
 UPPER = {"top1_agreement": 1.0, "tv": 1.0, "overlap_5": 1.0, "jsd": math.log(2)}
@@ -31,6 +31,10 @@ class Precision:
     distance: float
 
 
+Goal = str | Precision
+"""What ends a run early: "decided", when every gate is, or a number that is known well enough."""
+
+
 @dataclass(slots=True)
 class Until:
     """Watches a run, and says when it may end. It is a ``Watch`` of ``evaluate``.
@@ -45,7 +49,7 @@ class Until:
         table: the text, all of its windows.
     """
 
-    goal: str | Precision
+    goal: Goal
     gates: Sequence[Gate]
     alpha: float
     kl_bound: float | None
@@ -164,7 +168,7 @@ class Until:
         return Drawn(windows=len(sizes), tokens=sum(sizes), largest=max(sizes), upper=upper)
 
 
-def parse_until(text: str, gates: Sequence[Gate], *, known: Mapping[str, Any]) -> str | Precision:
+def parse_until(text: str, gates: Sequence[Gate], *, known: Mapping[str, Any]) -> Goal:
     """Parse ``decided`` or ``kl.mean±0.001``; ``known`` are the metrics of the command.
 
     Raises:

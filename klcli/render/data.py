@@ -9,12 +9,14 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from klcli.choices import Format
 from klcli.errors import UsageError
 from klcli.judge.report import Report, Tokens
 from klcli.measure.columns import Column
 from klcli.render.markdown import render_markdown
 from klcli.render.summary import scored_tokens
 from klcli.render.text import visible
+from klcli.render.view import DEFAULT_VIEW, View
 
 _AT_ONCE = 10_000
 """Rows that are Python objects at a time: some megabytes."""
@@ -31,13 +33,13 @@ _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """What makes a spreadsheet take a cell for a formula."""
 
 
-def render_json(report: Report, stream: TextIO) -> None:
+def render_json(report: Report, stream: TextIO, _view: View = DEFAULT_VIEW) -> None:
     """Write the report as JSON, in ASCII: no text in it can reach a terminal as a control code."""
     json.dump(report.to_dict(), stream, indent=2, allow_nan=False)
     stream.write("\n")
 
 
-def render_jsonl(report: Report, stream: TextIO) -> None:
+def render_jsonl(report: Report, stream: TextIO, _view: View = DEFAULT_VIEW) -> None:
     """Write each scored token as a JSON object on a line: every score, and texts as they are.
 
     In ASCII; as in the JSON report infinity is the string "inf", and what is not a number null.
@@ -51,7 +53,7 @@ def render_jsonl(report: Report, stream: TextIO) -> None:
         stream.write(encode(dict(zip(names, row, strict=True))) + "\n")
 
 
-def render_csv(report: Report, stream: TextIO) -> None:
+def render_csv(report: Report, stream: TextIO, _view: View = DEFAULT_VIEW) -> None:
     """Write each scored token as a row of CSV: every score, and texts made visible.
 
     A text that a spreadsheet would take for a formula, such as ``=``, gets an apostrophe before it,
@@ -82,7 +84,7 @@ def render_facts(facts: Mapping[str, Any], stream: TextIO, *, as_json: bool) -> 
         stream.write(f"{name.replace('_', ' '):<{width}}  {said}\n")
 
 
-RENDERERS: Mapping[str, Callable[[Report, TextIO], None]] = {
+RENDERERS: Mapping[Format, Callable[[Report, TextIO, View], None]] = {
     "json": render_json,
     "jsonl": render_jsonl,
     "csv": render_csv,
@@ -90,11 +92,16 @@ RENDERERS: Mapping[str, Callable[[Report, TextIO], None]] = {
 }
 """What writes a report to a stream, by format."""
 
-ENDINGS = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".md": "markdown"}
+ENDINGS: Mapping[str, Format] = {
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".csv": "csv",
+    ".md": "markdown",
+}
 """The format of a file by the ending of its name."""
 
 
-def format_of(path: str) -> str:
+def format_of(path: str) -> Format:
     """The format that the ending of a file's name stands for.
 
     Raises:

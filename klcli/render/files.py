@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Literal
 from klcli.errors import OutputError, UsageError
 from klcli.judge.report import Report
 from klcli.render.data import RENDERERS, format_of
+from klcli.render.view import DEFAULT_VIEW, View
+from klcli.storage.files import temporary_beside
 
 
 def check_outputs(paths: Iterable[str], inputs: Iterable[str] = ()) -> None:
@@ -37,7 +38,7 @@ def check_outputs(paths: Iterable[str], inputs: Iterable[str] = ()) -> None:
         seen[target] = path
 
 
-def write_outputs(report: Report, paths: Sequence[str]) -> None:
+def write_outputs(report: Report, paths: Sequence[str], view: View = DEFAULT_VIEW) -> None:
     """Write a report to files, each in the format of its ending.
 
     All are written beside their places first and put there together when the last one is ready, so
@@ -53,7 +54,7 @@ def write_outputs(report: Report, paths: Sequence[str]) -> None:
     try:
         for path in paths:
             with _naming(path):
-                _write(report, path, ready)
+                _write(report, path, view, ready)
         for temporary, path in ready.items():
             with _naming(path):
                 temporary.replace(_target(path))
@@ -70,16 +71,16 @@ def _naming(path: str) -> Iterator[None]:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _write(report: Report, path: str, ready: dict[Path, str]) -> None:
+def _write(report: Report, path: str, view: View, ready: dict[Path, str]) -> None:
     """Render to a new file beside ``path``, noted in ``ready``; to ``path`` itself if special."""
     target = _target(path)
     mode: Literal["w", "x"] = "w"
     if not _is_special(target):
-        target = target.with_name(f".klcli-{secrets.token_hex(8)}.tmp")
+        target = temporary_beside(target)
         mode = "x"  # which follows no link that is there already, and obeys the umask
         ready[target] = path
     with target.open(mode, encoding="utf-8", newline="") as stream:
-        RENDERERS[format_of(path)](report, stream)
+        RENDERERS[format_of(path)](report, stream, view)
     if mode == "x" and _target(path).exists():
         shutil.copymode(_target(path), target)
 

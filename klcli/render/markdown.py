@@ -9,6 +9,7 @@ from klcli.render import summary
 from klcli.render.numbers import fixed, number
 from klcli.render.summary import Fact, GateLine, Table
 from klcli.render.text import visible
+from klcli.render.view import DEFAULT_VIEW, View
 
 _TOPS = 3
 """How many of a model's most probable tokens stand beside an outlier."""
@@ -26,12 +27,12 @@ _OUTLIER_HEAD = (
 _SPECIAL = re.compile(r"[\\`*_\[\]<>&~$#]")
 
 
-def render_markdown(report: Report, stream: TextIO) -> None:
+def render_markdown(report: Report, stream: TextIO, view: View = DEFAULT_VIEW) -> None:
     """Write the report as Markdown: the tables of the terminal, outliers, gates and warnings.
 
     Text of models, corpora and users is escaped or stands in code spans, and is shown as it is.
     """
-    stream.write("\n\n".join(_blocks(report)) + "\n")
+    stream.write("\n\n".join(_blocks(report, view)) + "\n")
 
 
 def escape(text: str) -> str:
@@ -51,7 +52,7 @@ def code(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-def _blocks(report: Report) -> Iterator[str]:
+def _blocks(report: Report, view: View) -> Iterator[str]:
     yield f"# {summary.title(report)}"
     yield "\n".join(map(_fact, summary.facts(report)))
     yield from map(_table, _tables(report))
@@ -60,7 +61,7 @@ def _blocks(report: Report) -> Iterator[str]:
         yield ""
     if flips := summary.flips(report):
         yield ". ".join(map(escape, flips))
-    yield from map(_table, summary.slice_tables(report))
+    yield from map(_table, summary.slice_tables(report, view))
     if report.outliers:
         yield "## Outliers"
         yield escape(summary.outlier_heading(report))
@@ -69,11 +70,9 @@ def _blocks(report: Report) -> Iterator[str]:
     if report.gates:
         yield f"## Verdict: {(report.verdict or '').upper()}"
         yield _grid(GateLine._fields, map(_gate, summary.gate_lines(report)))
-    if report.warnings:
+    if warnings := summary.warnings(report, view):
         yield "## Warnings"
-        yield "\n".join(
-            f"- {escape(visible(w.message, keep_spaces=True))}" for w in report.warnings
-        )
+        yield "\n".join(f"- {escape(visible(w.message, keep_spaces=True))}" for w in warnings)
     yield code(visible(report.signature, keep_spaces=True))
 
 

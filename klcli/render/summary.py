@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from klcli.errors import KlcliError
+from klcli.errors import KlcliError, Notice
 from klcli.judge.intervals import Metric
 from klcli.judge.report import CorpusResult, Report, Slice, Tokens
 from klcli.render.numbers import apart, count, number, percent
 from klcli.render.text import visible
+from klcli.render.view import View
 
 
 class Fact(NamedTuple):
@@ -207,17 +208,32 @@ def corpus_table(report: Report) -> Table | None:
     return Table(head=["corpus", "tokens", *heads], rows=rows)
 
 
-def slice_tables(report: Report) -> list[Table]:
+def slice_tables(report: Report, view: View) -> list[Table]:
     """The tokens by kind: a table for each of the slices that are to be shown."""
     columns = _COMPARE_SLICE if report.command == "compare" else _PERPLEXITY_SLICE
     tables = []
-    for by in report.shown_slices:
+    for by in view.ordered_slices:
         rows = [_slice_row(one, columns) for one in report.slices if one.by == by]
         heads = [
             f"{at_least(report, field)}{_pseudo(report, head)}" for head, field in columns.items()
         ]
         tables.append(Table(head=[_SLICED_BY[by], "tokens", *heads], rows=rows))
     return [table for table in tables if table.rows]
+
+
+def warnings(report: Report, view: View) -> list[Notice]:
+    """The warnings of a report, and those about what of it is shown."""
+    sliced = {one.by for one in report.slices}
+    missing = [
+        Notice(
+            code="missing_slices",
+            message=f"--slice {by} shows nothing: what the tokens read like is not known; "
+            "--tokenizer says it",
+        )
+        for by in view.ordered_slices
+        if by not in sliced
+    ]
+    return [*report.warnings, *missing]
 
 
 def flips(report: Report) -> list[str]:
@@ -274,7 +290,7 @@ def _noise_floor(report: Report) -> Iterable[str]:
         return
     start = f"Noise floor (reference against itself, other {floor['by']}): KL {number(floor['kl'])}"
     if floor["kl"] == 0:
-        yield f"{start}: any difference is one"
+        yield f"{start}: any difference is real"
     elif kl <= floor["kl"]:
         yield f"{start}: this KL is below it, so there is nothing to see"
     else:

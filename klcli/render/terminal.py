@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Literal
 
 from rich import box
 from rich.cells import cell_len, set_cell_size
@@ -16,8 +15,7 @@ from klcli.render.outliers import print_outliers
 from klcli.render.summary import Table
 from klcli.render.text import keep_end, keep_start, visible
 from klcli.render.tokens import print_tokens
-
-TokenChoice = Literal["all", "outliers", "none"]
+from klcli.render.view import DEFAULT_VIEW, View
 
 _LABEL, _NUMBER = 20, 9
 """Cells for the name of a metric and for a number: with six numbers 80."""
@@ -33,28 +31,27 @@ class StdoutConsole(Console):
         raise BrokenPipeError
 
 
-def render_terminal(report: Report, console: Console, *, tokens: TokenChoice = "outliers") -> None:
+def render_terminal(report: Report, console: Console, view: View = DEFAULT_VIEW) -> None:
     """Print a report within the width of the console.
 
-    ``tokens`` lists ``all`` of them in a table, the ``outliers`` in their context, or ``none``.
     Warnings are not among it: see ``render_warnings``.
 
     Raises:
         KlcliError: all tokens are asked of a report that was read from a file and holds none.
     """
     _print_heading(report, console)
-    _print_metrics(report, console)
-    if tokens == "all":
+    _print_metrics(report, console, view)
+    if view.tokens == "all":
         print_tokens(report, console)
-    elif tokens == "outliers":
+    elif view.tokens == "outliers":
         print_outliers(report, console)
     _print_gates(report, console)
     console.print(Text(visible(report.signature, keep_spaces=True), "dim", overflow="fold"))
 
 
-def render_warnings(report: Report, console: Console) -> None:
+def render_warnings(report: Report, console: Console, view: View = DEFAULT_VIEW) -> None:
     """Print the warnings of a report, one paragraph each; meant for stderr."""
-    for warning in report.warnings:
+    for warning in summary.warnings(report, view):
         message = Text(visible(warning.message, keep_spaces=True))
         _print_hanging(Text("Warning: ", "yellow"), message, console)
 
@@ -69,7 +66,7 @@ def _print_heading(report: Report, console: Console) -> None:
     console.print()
 
 
-def _print_metrics(report: Report, console: Console) -> None:
+def _print_metrics(report: Report, console: Console, view: View) -> None:
     corpora = summary.corpus_table(report)
     if corpora is not None and report.command == "perplexity":
         _print_compact(corpora, console)
@@ -87,7 +84,7 @@ def _print_metrics(report: Report, console: Console) -> None:
         console.print()
     if corpora is not None and report.command == "compare":
         _print_compact(corpora, console)
-    for table in summary.slice_tables(report):
+    for table in summary.slice_tables(report, view):
         _print_compact(table, console)
 
 

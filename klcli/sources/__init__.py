@@ -1,78 +1,69 @@
-"""Who predicts: models and logit files, all of one shape to everything downstream."""
+"""Who predicts: models, recordings and logit files, all of one shape to everything downstream."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Union
-
-from klcli.sources.options import LoadOptions
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from klcli.sources.arrays import ArraySource
-    from klcli.sources.causal import CausalSource
-    from klcli.sources.llamacpp import BaseFileSource
-    from klcli.sources.masked import MaskedSource
-    from klcli.sources.recording import RecordingSource
-    from klcli.sources.toplogprobs import TopLogprobsSource
+    import torch
 
-OpenSource = Union[
-    "CausalSource",
-    "MaskedSource",
-    "RecordingSource",
-    "ArraySource",
-    "BaseFileSource",
-    "TopLogprobsSource",
-]
-
-BASE_FILE_MAGIC = b"_logits_"
-ARRAY_SUFFIXES = (".npy", ".npz", ".pt", ".safetensors")
+    from klcli.choices import Task
+    from klcli.sources.rows import Rows
+    from klcli.text.vocabulary import TokenNames, Vocabulary
+    from klcli.text.windows import Window, WindowTable
 
 
-Kind = Literal["recording", "llama.cpp base file", "top log-probabilities", "logit file", "model"]
+class Source(Protocol):
+    """Whoever predicts: a live model, a recording, a file of others, a fake in a test.
 
-
-def kind_of(spec: str) -> Kind:
-    """What a user named, as far as a look at it tells: by content, or by the name's ending."""
-    path = Path(spec)
-    if (path / "manifest.json").is_file():
-        return "recording"
-    if path.is_file() and is_base_file(path):
-        return "llama.cpp base file"
-    if spec.endswith((".jsonl", ".jsonl.gz")):
-        return "top log-probabilities"
-    return "logit file" if path.suffix in ARRAY_SUFFIXES else "model"
-
-
-def is_base_file(path: Path) -> bool:
-    """Whether a path is a base file of llama.cpp, known by its first 8 bytes whatever its name."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(BASE_FILE_MAGIC)) == BASE_FILE_MAGIC
-    except OSError:
-        return False
-
-
-def open_source(spec: str, options: LoadOptions) -> OpenSource:
-    """Open what a user named: a recording, a logit file, or a model.
-
-    Raises:
-        SourceError: it cannot be opened.
+    Attributes:
+        name: what a user calls it.
+        width: how many ids it predicts, ``UNBOUNDED`` where it lists ids and does not say.
+        device: where its rows appear.
+        provenance: what a report says of it.
+        is_live: whether it is a model, which takes any windows.
+        lists_only: whether it knows its most probable ids only.
     """
-    kind = kind_of(spec)
-    if kind == "recording":
-        from klcli.sources.recording import open_recording
 
-        return open_recording(spec, options)
-    if kind == "llama.cpp base file":
-        from klcli.sources.llamacpp import open_base_file
+    name: str
+    width: int
+    device: "torch.device"
+    provenance: dict[str, Any]
+    is_live: bool
+    lists_only: bool
 
-        return open_base_file(spec, options)
-    if kind == "top log-probabilities":
-        from klcli.sources.toplogprobs import open_top_logprobs
+    @property
+    def task(self) -> "Task":
+        """Whether it predicts the next token or a hidden one."""
+        ...
 
-        return open_top_logprobs(spec, options)
-    if kind == "logit file":
-        from klcli.sources.arrays import open_arrays
+    @property
+    def longest(self) -> int | None:
+        """The most tokens that a live model can read at once; None without a limit."""
+        ...
 
-        return open_arrays(spec, options)
-    from klcli.sources.loading import load_model
+    @property
+    def vocabulary(self) -> "Vocabulary | None":
+        """The tokenizer, None for a file that has none."""
+        ...
 
-    return load_model(spec, options)
+    @property
+    def names(self) -> "TokenNames | None":
+        """What tokens read like, where the source itself says so."""
+        ...
+
+    @property
+    def windows(self) -> "WindowTable | None":
+        """The windows that the source brings; None for a live model."""
+        ...
+
+    def windows_for(self, vocabulary: "Vocabulary | None") -> "WindowTable | None":
+        """The windows that the source brings, as a model with this vocabulary reads them."""
+        ...
+
+    def rows(self, batches: Sequence[Sequence["Window"]]) -> "Iterator[Rows]":
+        """One Rows for each batch: its windows' scored rows, one window after the other."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it the same source when a run goes on."""
+        ...

@@ -31,15 +31,10 @@ class Rows(Protocol):
     - ``truncated``: log-probabilities of llama.cpp's base files, the tail cut off, so that they do
       not sum to 1 and must not be renormalised;
     - ``topk``: a ``TopBlock``, the most probable ids only.
-
-    ``exact`` is False for the last two, where numbers were lost on the way.
     """
 
     @property
     def kind(self) -> RowKind: ...
-
-    @property
-    def exact(self) -> bool: ...
 
     @property
     def size(self) -> int:
@@ -85,7 +80,7 @@ def block_rows(width: int, element_size: int, most: int = BLOCK_BYTES) -> int:
     return rows
 
 
-def pieces(counts: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+def spans(counts: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
     """Which rows of which window the rows ``start`` to ``stop`` of a batch are.
 
     ``counts`` are the scored rows of each window. Gives (window, first row, row after the last).
@@ -100,8 +95,6 @@ def pieces(counts: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, 
 
 class TensorRows:
     """Rows of logits that exist already: a tensor (rows, vocabulary)."""
-
-    exact = True
 
     kind: RowKind = "logits"
     size = LARGEST_BLOCK
@@ -127,7 +120,6 @@ class HeadRows:
     """
 
     kind: RowKind = "logits"
-    exact = True
 
     def __init__(self, hidden: Tensor, head: Callable[[Tensor], Tensor], size: int) -> None:
         self._hidden = hidden

@@ -8,11 +8,9 @@ import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from klcli.choices import DocumentSplit
 from klcli.errors import CorpusError
-
-DocumentSplit = Literal["file", "line", "blank"]
 
 STDIN = "-"
 

@@ -9,22 +9,15 @@ not give it away.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from klcli.choices import Pll, SpecialTokens
 from klcli.errors import CorpusError, UsageError
+from klcli.text.protocols import DEFAULT_CONTEXT
 from klcli.text.vocabulary import IntArray, Vocabulary
-from klcli.text.windows import (
-    DEFAULT_CONTEXT,
-    Masking,
-    SpecialTokens,
-    TokenizedDocument,
-    Window,
-    WindowTable,
-)
-
-Pll = Literal["original", "word"]
+from klcli.text.windows import Masking, TokenizedDocument, Window, WindowTable
 
 STRIDES_IN_CONTEXT = 4
 """A window that does not hold its whole document scores a quarter of what it reads."""

@@ -36,7 +36,7 @@ class TokenNames(Protocol):
         """One more than the largest id that stands for a token."""
         ...
 
-    def piece(self, token_id: int) -> bytes:
+    def bytes_of(self, token_id: int) -> bytes:
         """The bytes that a token stands for."""
         ...
 
@@ -47,7 +47,7 @@ class NumberedTokens:
 
     size: int
 
-    def piece(self, token_id: int) -> bytes:
+    def bytes_of(self, token_id: int) -> bytes:
         """``#17`` for id 17, with a space before it, as a word has."""
         return f" #{token_id}".encode()
 
@@ -57,11 +57,11 @@ class NamedTokens:
     """A vocabulary of tokens that are known by their bytes, and of no others."""
 
     size: int
-    pieces: Mapping[int, bytes]
+    token_bytes: Mapping[int, bytes]
 
-    def piece(self, token_id: int) -> bytes:
+    def bytes_of(self, token_id: int) -> bytes:
         """The bytes that a token stands for."""
-        return self.pieces.get(token_id, b"?")
+        return self.token_bytes.get(token_id, b"?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,6 @@ class Encoding:
     ends: IntArray
     words: IntArray
     word_ends: IntArray | None = None
-
-    @property
-    def starts(self) -> IntArray:
-        """The UTF-8 byte at which each token begins."""
-        return np.append(0, self.ends)[:-1]
 
 
 class Vocabulary:
@@ -115,7 +110,7 @@ class Vocabulary:
             for token_id, token in backend.get_added_tokens_decoder().items()
         }
         self._decoders = _decoder_types(backend)
-        self._pieces: dict[int, bytes] = {}
+        self._bytes: dict[int, bytes] = {}
         self.bos_id = bos_id
         self.eos_id = eos_id
         self.mask_id = mask_id
@@ -201,11 +196,11 @@ class Vocabulary:
         """The token as the tokenizer writes it, None for an id without a token."""
         return self._strings.get(token_id)
 
-    def piece(self, token_id: int) -> bytes:
+    def bytes_of(self, token_id: int) -> bytes:
         """The bytes that a token stands for; part of a character where the token is one."""
-        if token_id not in self._pieces:
-            self._pieces[token_id] = self._make_piece(token_id)
-        return self._pieces[token_id]
+        if token_id not in self._bytes:
+            self._bytes[token_id] = self._find_bytes(token_id)
+        return self._bytes[token_id]
 
     def ordinary_tokens(self) -> dict[int, str]:
         """Every id that stands for plain text, not added to the model afterwards."""
@@ -215,7 +210,7 @@ class Vocabulary:
         """Every added or special id."""
         return dict(self._added)
 
-    def _make_piece(self, token_id: int) -> bytes:
+    def _find_bytes(self, token_id: int) -> bytes:
         token = self._strings.get(token_id)
         if token is None:
             return f"<id {token_id}>".encode()
@@ -232,28 +227,28 @@ class Vocabulary:
     @cached_property
     def _spanned(self) -> frozenset[bytes]:
         """The pairs inside of tokens that ``encode_pieces`` asks for."""
-        pieces = (self.piece(token_id) for token_id in self._strings)
-        return frozenset(pair for piece in pieces for pair in _SPANNED.findall(piece))
+        tokens = (self.bytes_of(token_id) for token_id in self._strings)
+        return frozenset(pair for token in tokens for pair in _SPANNED.findall(token))
 
     def _ends(self, piece: Piece, part: str) -> IntArray:
         """The byte of its own part of the text at which each token of a piece ends."""
-        exact = self._ends_of_pieces(piece.ids, part)
+        exact = self._ends_of_bytes(piece.ids, part)
         return _ends_of_offsets(piece.ends - piece.start, part) if exact is None else exact
 
-    def _ends_of_pieces(self, ids: IntArray, text: str) -> IntArray | None:
+    def _ends_of_bytes(self, ids: IntArray, text: str) -> IntArray | None:
         if "ByteLevel" not in self._decoders:
             return None
-        pieces = [self.piece(token_id) for token_id in ids.tolist()]
-        content, read = text.encode(), b"".join(pieces)
+        parts = [self.bytes_of(token_id) for token_id in ids.tolist()]
+        content, read = text.encode(), b"".join(parts)
         begins_with_space = read == b" " + content  # one that the tokenizer has put there
         if read != content and not begins_with_space:
             return None
-        return np.cumsum([len(piece) for piece in pieces], dtype=np.int64) - begins_with_space
+        return np.cumsum([len(part) for part in parts], dtype=np.int64) - begins_with_space
 
 
-def readable(pieces: Iterable[bytes]) -> str:
-    r"""Token bytes as text; bytes that are no UTF-8 are written ``\xe2``."""
-    return b"".join(pieces).decode(errors="backslashreplace")
+def readable(tokens: Iterable[bytes]) -> str:
+    r"""The bytes of tokens as text; those that are not UTF-8 are written ``\xe2``."""
+    return b"".join(tokens).decode(errors="backslashreplace")
 
 
 def check_same_vocabulary(

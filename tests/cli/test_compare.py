@@ -130,6 +130,7 @@ def test_cross_entropy_less_entropy_of_the_truth_is_the_divergence(
 def test_a_logit_file_stands_for_the_model_that_made_it(
     klcli: Run, fixtures: Path, reference: Path, candidate: Path, corpus: Path
 ) -> None:
+    """The files were made on another processor: its float32 models differ in their last digits."""
     live = report_of(klcli, reference, candidate, corpus, "--context", "64")
     for sides in (
         (fixtures / "logits/reference.npz", fixtures / "logits/candidate.safetensors"),
@@ -140,7 +141,7 @@ def test_a_logit_file_stands_for_the_model_that_made_it(
         saved = report_of(klcli, *sides)
         for name in ("kl", "kl_reverse", "jsd", "nll_difference", "delta_p"):
             assert saved["metrics"][name]["mean"] == pytest.approx(
-                live["metrics"][name]["mean"], rel=1e-4, abs=1e-9
+                live["metrics"][name]["mean"], rel=1e-4, abs=2e-7
             ), (name, sides)
 
 

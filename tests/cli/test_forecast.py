@@ -2,20 +2,20 @@
 
 import pytest
 
-from klcli import cli
+from klcli.cli.progress import Forecast
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock that stands where the last number says."""
     times = [0.0]
-    monkeypatch.setattr("klcli.cli.time.monotonic", lambda: times[-1])
+    monkeypatch.setattr("klcli.cli.progress.time.monotonic", lambda: times[-1])
     return times
 
 
 def test_a_long_run_says_once_when_it_will_end(clock: list[float]) -> None:
     said: list[str] = []
-    forecast = cli._Forecast(said.append)
+    forecast = Forecast(said.append)
     for second in range(0, 60, 2):
         clock.append(float(second))
         forecast.at(10 * (second + 1), 10_010)
@@ -24,7 +24,7 @@ def test_a_long_run_says_once_when_it_will_end(clock: list[float]) -> None:
 
 def test_a_short_run_says_nothing(clock: list[float]) -> None:
     said: list[str] = []
-    forecast = cli._Forecast(said.append)
+    forecast = Forecast(said.append)
     for second in range(0, 12, 2):
         clock.append(float(second))
         forecast.at(100 * (second + 1), 1_100)
@@ -32,7 +32,7 @@ def test_a_short_run_says_nothing(clock: list[float]) -> None:
 
 
 def test_a_quiet_run_says_nothing(clock: list[float]) -> None:
-    forecast = cli._Forecast(None)
+    forecast = Forecast(None)
     clock.append(100.0)
     forecast.at(1, 10**9)
     forecast.at(2, 10**9)

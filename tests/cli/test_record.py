@@ -16,7 +16,7 @@ import transformers
 
 import klcli as package
 from klcli.errors import UsageError
-from klcli.sources import recorder
+from klcli.sources.recording import writer
 from tests.running import Outcome, Run
 
 WINDOWS = ("--context", "64", "--limit", "2")
@@ -190,7 +190,7 @@ def interrupted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[Outcome, Path]:
     """What Ctrl-C leaves behind while the third shard is written."""
-    monkeypatch.setattr(recorder, "SHARD_BYTES", 8192)
+    monkeypatch.setattr(writer, "SHARD_BYTES", 8192)
     fsync, calls = os.fsync, iter(range(1000))
 
     def press(file: int) -> None:
@@ -239,7 +239,7 @@ def test_other_arguments_are_refused_by_name(
         (reference, (*WINDOWS, "--batch-tokens", "64"), "batch_tokens was 2048 and is 64"),
     ):
         done = klcli("record", model, corpus, "-o", base, *option)
-        assert_refused(done, 1, "was recorded with other arguments", says)
+        assert_refused(done, 1, "holds another recording", says)
     assert files_of(base) == before
 
 
@@ -263,7 +263,7 @@ def test_a_folder_that_is_write_protected_is_an_error(
         pytest.skip("nothing is write-protected to root")
     (tmp_path / "locked").mkdir(mode=0o500)
     done = klcli("record", reference, corpus, "-o", tmp_path / "locked" / "rec", *WINDOWS)
-    assert_refused(done, 1, "cannot record to", "Permission denied")
+    assert_refused(done, 1, "cannot write to", "Permission denied")
 
 
 def test_only_a_model_can_be_recorded(
@@ -396,10 +396,10 @@ def test_inspect_says_what_a_report_holds(
     ("name", "content", "says"),
     [
         ("nowhere", None, "there is nothing at"),
-        ("foreign.json", '{"kl": 1}', "is no klcli report"),
+        ("foreign.json", '{"kl": 1}', "is not a klcli report"),
         ("cut.json", '{"format": "klcli.report"', "cannot read"),
-        ("corpus.txt", "The dog sleeps.", "is no recording, logit file or report"),
-        ("corpus.jsonl", '{"text": "The dog sleeps."}\n', "line 1 is no position"),
+        ("corpus.txt", "The dog sleeps.", "is not a recording, logit file or report"),
+        ("corpus.jsonl", '{"text": "The dog sleeps."}\n', "line 1 is not a position"),
         ("empty.npz", "", "empty.npz"),
     ],
 )
@@ -538,7 +538,7 @@ def test_memory_does_not_grow_with_the_recording(
     """Neither shards nor columns are held; both limits are low, to come to bear in short texts."""
     if not Path("/proc/self/status").exists():
         pytest.skip("only Linux tells a process' own peak")
-    monkeypatch.setattr(recorder, "SHARD_BYTES", 2**20)
+    monkeypatch.setattr(writer, "SHARD_BYTES", 2**20)
     peaks, tokens = [], []
     for times in (10, 100):
         text, recording = tmp_path / f"{times}.txt", tmp_path / f"{times}.rec"

@@ -21,9 +21,9 @@ import gc, json, os, sys
 from transformers import AutoTokenizer, GPT2LMHeadModel
 import klcli.api
 from klcli.cli import main
-from klcli.sources import recorder
+from klcli.sources.recording import writer
 
-recorder.SHARD_BYTES = 2048
+writer.SHARD_BYTES = 2048
 gc.freeze()
 for line in sys.stdin:
     child = os.fork()

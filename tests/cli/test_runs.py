@@ -358,7 +358,7 @@ def test_the_reference_hardly_differs_from_itself(
 
 def test_a_noise_floor_of_what_is_no_model_is_a_usage_error(klcli: Run, fixtures: Path) -> None:
     pair = [fixtures / f"logits/{name}.npz" for name in ("reference", "candidate")]
-    assert_refused(klcli("compare", *pair, "--noise-floor", "batch"), 2, "is no model")
+    assert_refused(klcli("compare", *pair, "--noise-floor", "batch"), 2, "is not a model")
 
 
 # Excluded tokens
@@ -426,7 +426,7 @@ def test_a_noise_floor_that_cannot_be_is_refused_before_any_work(
 ) -> None:
     pair = [fixtures / f"logits/{name}.npz" for name in ("reference", "candidate")]
     kept = ("--run", tmp_path / "a.run")
-    assert_refused(klcli("compare", *pair, "--noise-floor", "batch", *kept), 2, "is no model")
+    assert_refused(klcli("compare", *pair, "--noise-floor", "batch", *kept), 2, "is not a model")
     assert not (tmp_path / "a.run").exists()
 
 

@@ -41,21 +41,21 @@ def test_gates_are_read(text: str, metric: str, field: str, operator: str, limit
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "is no gate"),
-        ("kl", "is no gate"),
-        ("kl<0.01", "is no gate"),
-        ("kl==0", "is no gate"),
-        ("kl<=", "is no gate"),
-        ("kl<=many", "is no gate"),
-        ("kl<=nan", "is no gate"),
-        ("kl<=inf", "is no gate"),
-        ("kl<=0.01 or so", "is no gate"),
+        ("", "is not a gate"),
+        ("kl", "is not a gate"),
+        ("kl<0.01", "is not a gate"),
+        ("kl==0", "is not a gate"),
+        ("kl<=", "is not a gate"),
+        ("kl<=many", "is not a gate"),
+        ("kl<=nan", "is not a gate"),
+        ("kl<=inf", "is not a gate"),
+        ("kl<=0.01 or so", "is not a gate"),
         ("kld<=0.01", "unknown metric 'kld'"),
         ("kl.p98<=0.01", "no field 'p98'"),
         ("flips<=0", "several numbers"),
     ],
 )
-def test_what_is_no_gate_is_a_usage_error_that_says_why(text: str, says: str) -> None:
+def test_what_is_not_a_gate_is_a_usage_error_that_says_why(text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         parse(text)
 

@@ -7,13 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from klcli.judge.clusters import Clusters
-from klcli.judge.intervals import (
-    mean_with_error,
-    proportion,
-    quantile,
-    quantile_interval,
-    wilson,
-)
+from klcli.judge.intervals import mean_with_error, proportion, quantile, quantile_interval, wilson
 
 Floats = npt.NDArray[np.float64]
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from klcli.judge.outliers import THRESHOLD, find, learn
+from klcli.judge.outliers import THRESHOLD, find, fit
 from klcli.measure.scores import TokenScores
 
 
@@ -19,12 +19,12 @@ def scores_of(kl: list[float], confidence: list[float] | float = 0.6) -> TokenSc
 
 def rate(scores: TokenScores) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """The score of every token, and the flagged ones."""
-    return learn(scores).rate(scores)
+    return fit(scores).rate(scores)
 
 
 def choose(scores: TokenScores, count: int) -> list[int]:
     """The rows that are shown."""
-    return [rated.row for rated in find(scores, learn(scores), count)[0]]
+    return [rated.row for rated in find(scores, fit(scores), count)[0]]
 
 
 def lognormal(count: int, seed: int = 0, center: float = 0.01) -> list[float]:

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from klcli.errors import UsageError
 from klcli.judge.report import Slice
-from klcli.judge.slices import KINDS, check_slices, slice_tokens
+from klcli.judge.slices import KINDS, slice_tokens
 from klcli.measure.scores import TokenScores, empty_columns
 from klcli.text.corpus import Corpus, Document
 from klcli.text.vocabulary import Encoding, NamedTokens, NumberedTokens, TokenNames
@@ -55,7 +54,7 @@ def scores_of(table: WindowTable, *, paired: bool = True, **given: Any) -> Token
 
 def names_of(pieces: list[str]) -> NamedTokens:
     return NamedTokens(
-        size=len(pieces), pieces={i: piece.encode() for i, piece in enumerate(pieces)}
+        size=len(pieces), token_bytes={i: piece.encode() for i, piece in enumerate(pieces)}
     )
 
 
@@ -177,9 +176,3 @@ def test_one_model_has_slices_of_its_nll() -> None:
     found = sliced("kind", table_of(PIECES), names_of(PIECES), paired=False)
     assert set(found) <= set(KINDS)
     assert found["digits"].means == {"nll": 1, "share": 0.2}
-
-
-def test_slices_are_shown_once_and_in_order() -> None:
-    assert check_slices(["kind", "confidence", "kind"]) == ("confidence", "kind")
-    with pytest.raises(UsageError, match="--slice color"):
-        check_slices(["color"])

@@ -11,8 +11,10 @@ from klcli.errors import UsageError
 from klcli.judge.gate import parse_gate
 from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.until import FROM_ZERO, UPPER, Precision, Until, parse_until
-from klcli.measure.evaluate import ScoredBatch
-from klcli.text.windows import Protocol, TokenizedDocument, WindowTable, plan_windows
+from klcli.measure.gathered import ScoredBatch
+from klcli.text.cutting import plan_windows
+from klcli.text.protocols import Protocol
+from klcli.text.windows import TokenizedDocument, WindowTable
 
 CONTEXT, WINDOWS = 8, 200
 
@@ -61,7 +63,7 @@ def batch_of(kl: Sequence[float], same: Sequence[bool] | None = None) -> ScoredB
         batches=[0],
         index=np.arange(len(x)),
         columns=columns,
-        kept={},
+        alternatives={},
         padded_mass={},
         kinds={},
     )

@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from klcli.measure import fused_triton
+from klcli.measure.kernels import gpu, gpu_rows
 
 POINTERS = {"targets": "*i64", "found": "*fp64"}
 
@@ -26,7 +26,7 @@ def compiled(kernel: Any, capability: int, dtype: str, aligned: bool) -> bytes:
     names = kernel.arg_names
     types = {name: POINTERS.get(name, "i32") for name in names}
     types |= {name: f"*{dtype}" for name in ("p", "q", "logits") if name in names}
-    constants = {"GROUP": 8 * fused_triton.LOAD_BYTES // int(dtype[-2:]), "ALIGNED": aligned}
+    constants = {"GROUP": 8 * gpu.LOAD_BYTES // int(dtype[-2:]), "ALIGNED": aligned}
     types |= dict.fromkeys(constants, "constexpr")
     sixteenfold = {
         (place,): [["tt.divisibility", 16]]
@@ -34,7 +34,7 @@ def compiled(kernel: Any, capability: int, dtype: str, aligned: bool) -> bytes:
         if types[name].startswith("*") or (aligned and types[name] == "i32")
     }
     source = ASTSource(kernel, types, constants, sixteenfold)
-    options = {"num_warps": fused_triton.WARPS, "enable_fp_fusion": True}
+    options = {"num_warps": gpu_rows.WARPS, "enable_fp_fusion": True}
     result = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     return bytes(result.asm["cubin"])
 
@@ -55,6 +55,6 @@ if __name__ == "__main__":
     capability, dtype, aligned = int(sys.argv[1]), sys.argv[2], bool(int(sys.argv[3]))
     needs = {
         kernel.__name__: resources(compiled(kernel, capability, dtype, aligned))
-        for kernel in (fused_triton._predict, fused_triton._compare)
+        for kernel in (gpu_rows.predict_row, gpu_rows.compare_row)
     }
     json.dump(needs, sys.stdout)

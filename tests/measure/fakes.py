@@ -1,26 +1,58 @@
 """Sources with known distributions, to put where a model would stand."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from klcli.choices import Task
 from klcli.sources.rows import Rows, TensorRows
-from klcli.text.windows import Protocol as WindowProtocol
-from klcli.text.windows import TokenizedDocument, Window, WindowTable, plan_windows
+from klcli.text.cutting import plan_windows
+from klcli.text.protocols import Protocol as WindowProtocol
+from klcli.text.vocabulary import TokenNames, Vocabulary
+from klcli.text.windows import TokenizedDocument, Window, WindowTable
 
 
-class FakeSource:
+class FakeModel:
+    """A live model, as far as it can be one without weights. See ``Source``."""
+
+    name = "fake"
+    task: Task = "causal"
+    width = 0
+    device = torch.device("cpu")
+    longest: int | None = None
+    vocabulary: Vocabulary | None = None
+    windows: WindowTable | None = None
+    is_live = True
+    lists_only = False
+
+    def __init__(self) -> None:
+        self.provenance: dict[str, Any] = {}
+
+    @property
+    def names(self) -> TokenNames | None:
+        return self.vocabulary
+
+    def windows_for(self, _vocabulary: Vocabulary | None) -> WindowTable | None:
+        return self.windows
+
+    def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[Rows]:
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        return self.provenance
+
+
+class FakeSource(FakeModel):
     """Predicts from a table: row ``t`` of ``logits`` (tokens, width) after token ``t`` of the text.
 
     ``block`` caps how many rows are handed out at once.
     """
 
-    name = "fake"
-    device = torch.device("cpu")
-
     def __init__(self, logits: Tensor, block: int = 512) -> None:
+        super().__init__()
         self.width = logits.shape[1]
         self._logits = logits
         self._block = block

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from klcli.measure import divergence, fused
-from klcli.measure.fused import Measured, Predicted
-from klcli.measure.sides import Whole
+from klcli.measure.kernels import dispatch, exact
+from klcli.measure.kernels.results import Measured, Predicted
+from klcli.measure.kernels.sides import Whole
 from tests.measure import oracle
 
 INF = math.inf
@@ -23,14 +23,14 @@ Measure = Callable[[Sequence[Tensor], Tensor, int, int], Measured]
 
 
 def compare(
-    p: Tensor, q: Tensor, target: int = -1, measure: Measure = fused.measure_rows
+    p: Tensor, q: Tensor, target: int = -1, measure: Measure = dispatch.measure_rows
 ) -> Measured:
     """One pair of rows of logits."""
     return measure([p[None], q[None]], torch.tensor([target]), p.shape[0], p.shape[0])
 
 
 def differences(
-    p: Tensor, q: Tensor, target: int = -1, measure: Measure = fused.measure_rows
+    p: Tensor, q: Tensor, target: int = -1, measure: Measure = dispatch.measure_rows
 ) -> dict[str, float]:
     found = compare(p, q, target, measure).differences
     return {name: float(values[0]) for name, values in found.items()}
@@ -55,7 +55,9 @@ def banned(row: Tensor, ids: slice, value: float = -INF) -> Tensor:
     return row
 
 
-def assert_like_the_oracle(p: Tensor, q: Tensor, *, measure: Measure = fused.measure_rows) -> None:
+def assert_like_the_oracle(
+    p: Tensor, q: Tensor, *, measure: Measure = dispatch.measure_rows
+) -> None:
     found = differences(p, q, measure=measure)
     x, y = p.double().numpy(), q.double().numpy()
     expected = {
@@ -70,14 +72,14 @@ def assert_like_the_oracle(p: Tensor, q: Tensor, *, measure: Measure = fused.mea
 
 def assert_side_in_float64(found: Predicted, logits: Tensor, targets: Tensor, size: int) -> None:
     """What one model says is what the functions of ``divergence`` say of the same rows."""
-    whole = Whole(logits, divergence.log_probabilities(logits))
+    whole = Whole(logits, exact.log_probabilities(logits))
     expected = whole.predictions(targets)
     ids, probabilities = whole.top()
     assert torch.equal(found.usable, whole.usable())
     assert torch.equal(found.rank, expected["rank"])
     assert torch.equal(found.top1, expected["top1"])
     assert torch.equal(found.top_ids, ids)
-    padded_mass = divergence.mass_above(whole.log_p, size)
+    padded_mass = exact.mass_above(whole.log_p, size)
     for values, wanted, error in (
         (found.nll, expected["nll"], NLL),
         (found.entropy, expected["entropy"], ENTROPY),

@@ -10,14 +10,18 @@ import numpy.typing as npt
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
+from klcli.align import align as align_sources
+from klcli.align.alignment import Alignment
+from klcli.choices import Task
 from klcli.errors import CorpusError, MismatchError, UsageError
-from klcli.measure import align as aligning
-from klcli.measure.align import Alignment, Scope, Side
-from klcli.sources.arrays import ArraySource, open_arrays
-from klcli.sources.options import LoadOptions, Task
+from klcli.sources import Source
+from klcli.sources.files.arrays import ArraySource, open_arrays
+from klcli.sources.options import LoadOptions
 from klcli.text.corpus import read_corpus
+from klcli.text.scope import Scope
 from klcli.text.vocabulary import NumberedTokens, Vocabulary
 from klcli.text.windows import WindowTable
+from tests.measure.fakes import FakeModel
 
 Array = npt.NDArray[Any]
 
@@ -26,9 +30,9 @@ SIZE = 20
 """<unk> and nineteen words."""
 
 
-def align(sides: Sequence[Side], paths: Sequence[str], scope: Scope) -> Alignment:
+def align(sides: Sequence[Source], paths: Sequence[str], scope: Scope) -> Alignment:
     """Align on the corpora at some paths."""
-    return aligning.align(sides, [read_corpus(path, scope.documents) for path in paths], scope)
+    return align_sources(sides, [read_corpus(path, scope.split) for path in paths], scope)
 
 
 def vocabulary(
@@ -51,7 +55,7 @@ def vocabulary(
 
 
 @dataclass
-class Model:
+class Model(FakeModel):
     """A live model, as far as aligning asks."""
 
     name: str = "model"
@@ -106,7 +110,7 @@ def test_the_windows_come_from_the_corpus_and_the_references_tokenizer(
     assert targets_of(alignment) == [[2, 3, 4, 5], [6, 7, 8, 9], [10]]
     assert alignment.notices == ()
     assert alignment.vocabulary_size == SIZE
-    assert alignment.names.piece(3).strip() == b"w3"
+    assert alignment.names.bytes_of(3).strip() == b"w3"
     assert [text.name for text in alignment.table.corpora] == [corpus]
 
 

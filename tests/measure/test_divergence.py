@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from klcli.measure.divergence import (
+from klcli.measure.kernels.exact import (
     divergences,
     log_probabilities,
     mass_above,

@@ -140,7 +140,7 @@ def test_alternatives_are_kept_of_the_largest_kl_among_tokens_of_like_confidence
         [fakes.FakeSource(P, 4), fakes.FakeSource(Q, 4)],
         batch_tokens=8,
         vocabulary_size=WIDTH,
-        keep=4,
+        per_bin=4,
     )
     kl, kept = evaluation.scores["kl"], evaluation.alternatives
     bins = np.digitize(evaluation.scores["confidence_reference"], CONFIDENCE_EDGES)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from klcli.measure import divergence, fused
-from klcli.measure.fused import Measured, Predicted, measure_rows
+from klcli.measure.kernels import dispatch, exact
+from klcli.measure.kernels.dispatch import measure_rows
+from klcli.measure.kernels.results import Measured, Predicted
 from tests.measure import oracle
 from tests.measure.fused_facts import (
     DIVERGENCES,
@@ -176,8 +177,8 @@ class TestInvariants:
     @pytest.mark.parametrize("distance", [1e-3, 0.1, 5.0])
     def test_at_the_target_it_is_as_in_float64(self, dtype: torch.dtype, distance: float) -> None:
         p, q = pair(1_000, distance, dtype)
-        log_p, log_q = (divergence.log_probabilities(row[None]) for row in (p, q))
-        expected = divergence.at_target(log_p, log_q, torch.tensor([5]))
+        log_p, log_q = (exact.log_probabilities(row[None]) for row in (p, q))
+        expected = exact.at_target(log_p, log_q, torch.tensor([5]))
         found = differences(p, q, target=5)
         assert found["nll_difference"] == pytest.approx(float(expected["nll_difference"]), abs=NLL)
         assert found["delta_p"] == pytest.approx(float(expected["delta_p"]), abs=PROBABILITY)
@@ -185,7 +186,7 @@ class TestInvariants:
 
 DIGEST = """
 import torch
-from klcli.measure.fused import measure_rows
+from klcli.measure.kernels.dispatch import measure_rows
 p = torch.randn(16, 3000, generator=torch.Generator().manual_seed(0)) * 3
 q = p + torch.randn(16, 3000, generator=torch.Generator().manual_seed(1)) / 3
 columns = measure_rows([p, q], torch.arange(16), 3000, 3000).columns()
@@ -544,7 +545,7 @@ class TestArguments:
 
     def test_float64_is_not_supported(self) -> None:
         logits = torch.zeros(1, 10, dtype=torch.float64)
-        assert not fused.supports(logits)
+        assert not dispatch.supports(logits)
         with pytest.raises(TypeError, match="no kernel for logits of torch"):
             measure_rows([logits], torch.tensor([0]), 10, 10)
 
@@ -554,16 +555,16 @@ class TestArguments:
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_the_usual_dtypes_are_on_a_cpu_but_not_just_anywhere(self, dtype: torch.dtype) -> None:
-        assert fused.supports(torch.zeros(1, 10, dtype=dtype))
-        assert not fused.supports(torch.zeros(1, 10, dtype=dtype, device="meta"))
+        assert dispatch.supports(torch.zeros(1, 10, dtype=dtype))
+        assert not dispatch.supports(torch.zeros(1, 10, dtype=dtype, device="meta"))
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, measure: Callable[..., None]) -> None:
     """Put a function in the place of the kernels for GPUs."""
-    module = ModuleType("klcli.measure.fused_triton")
+    module = ModuleType("klcli.measure.kernels.gpu")
     monkeypatch.setattr(module, "measure_rows", measure, raising=False)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr("klcli.measure.fused_triton", module, raising=False)
+    monkeypatch.setattr("klcli.measure.kernels.gpu", module, raising=False)
 
 
 class TestDevices:
@@ -584,14 +585,14 @@ class TestDevices:
     def test_both_sides_go_to_the_first_device_that_is_not_the_cpu(
         self, devices: list[str], expected: str
     ) -> None:
-        found = fused.scoring_device([torch.device(name) for name in devices])
+        found = dispatch.scoring_device([torch.device(name) for name in devices])
         assert found == torch.device(expected)
 
     @pytest.mark.parametrize("devices", [["mps"], ["mps", "cpu"], ["cpu", "mps:0"]], ids=str)
     def test_what_lies_on_a_device_without_float64_goes_to_the_cpu(
         self, devices: list[str]
     ) -> None:
-        found = fused.scoring_device([torch.device(name) for name in devices])
+        found = dispatch.scoring_device([torch.device(name) for name in devices])
         assert found == torch.device("cpu")
 
     def test_what_lies_elsewhere_is_measured_there_by_triton(
@@ -599,7 +600,7 @@ class TestDevices:
     ) -> None:
         calls: list[Any] = []
         stand_in(monkeypatch, lambda *arguments: calls.append(arguments))
-        monkeypatch.setattr(fused, "supports", lambda logits: True)
+        monkeypatch.setattr(dispatch, "supports", lambda logits: True)
         p, q = torch.zeros(2, 10), torch.zeros(2, 12, device="meta")
         measure_rows([p, q], torch.tensor([0, 1]), 9, 8)
         ((sides, targets, *sizes),) = calls
@@ -611,8 +612,8 @@ class TestDevices:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "triton", None)
-        monkeypatch.delitem(sys.modules, "klcli.measure.fused_triton", raising=False)
-        assert not fused.runs_triton.__wrapped__(torch.device("cpu"), torch.float32)
+        monkeypatch.delitem(sys.modules, "klcli.measure.kernels.gpu", raising=False)
+        assert not dispatch.runs_triton.__wrapped__(torch.device("cpu"), torch.float32)
 
     def test_where_triton_does_not_run_it_is_said_and_done_without(
         self, monkeypatch: pytest.MonkeyPatch
@@ -622,7 +623,7 @@ class TestDevices:
 
         stand_in(monkeypatch, fail)
         with pytest.warns(UserWarning, match="float64 takes longer: .*no C compiler"):
-            assert not fused.runs_triton.__wrapped__(torch.device("cpu"), torch.float32)
+            assert not dispatch.runs_triton.__wrapped__(torch.device("cpu"), torch.float32)
 
 
 class TestColumns:

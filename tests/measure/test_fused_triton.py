@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from klcli.measure import fused
-from klcli.measure.fused import Measured
+from klcli.measure.kernels import dispatch
+from klcli.measure.kernels.results import Measured
 from tests.measure import oracle
 from tests.measure.fused_facts import (
     DIVERGENCES,
@@ -32,7 +32,7 @@ from tests.measure.fused_facts import (
 )
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install 'klcli[triton]'")
-from klcli.measure import fused_triton
+from klcli.measure.kernels import gpu
 
 # NumPy, which the interpreter computes with, warns of -inf and NaN.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -43,9 +43,9 @@ SEVERAL = 3_000
 
 
 def measure(logits: Sequence[Tensor], targets: Tensor, size: int, width: int) -> Measured:
-    """Measure where the kernels run, whatever ``fused`` would choose."""
+    """Measure where the kernels run, whatever ``dispatch`` would choose."""
     sides = [side.to(DEVICE)[:, :width] for side in logits]
-    return fused_triton.measure_rows(sides, targets.to(DEVICE), size, width)
+    return gpu.measure_rows(sides, targets.to(DEVICE), size, width)
 
 
 def assert_accurate(p: Tensor, q: Tensor) -> None:
@@ -357,7 +357,7 @@ def test_the_columns_are_those_of_the_compiled_kernels() -> None:
     p, q = rows(2, 100), rows(2, 100, seed=1)
     targets = torch.tensor([3, -1])
     found = measure([p, q], targets, 99, 100)
-    expected = fused.measure_rows([p, q], targets, 99, 100)
+    expected = dispatch.measure_rows([p, q], targets, 99, 100)
     assert list(found.columns()) == list(expected.columns())
     for name, values in expected.columns().items():
         torch.testing.assert_close(
@@ -366,7 +366,7 @@ def test_the_columns_are_those_of_the_compiled_kernels() -> None:
 
 
 def test_triton_runs_wherever_these_tests_do() -> None:
-    assert fused.runs_triton(torch.device(DEVICE), torch.bfloat16)
+    assert dispatch.runs_triton(torch.device(DEVICE), torch.bfloat16)
 
 
 @pytest.mark.parametrize(

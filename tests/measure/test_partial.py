@@ -17,9 +17,9 @@ from torch import Tensor
 
 from klcli.api import record
 from klcli.errors import MismatchError
-from klcli.measure import divergence, partial
-from klcli.measure.partial import Shared
-from klcli.measure.sides import Listed, Side, Truncated, Whole, divergences
+from klcli.measure.kernels import exact, topk
+from klcli.measure.kernels.sides import Side, TopK, Truncated, Whole, divergences
+from klcli.measure.kernels.topk import Shared
 from klcli.sources.rows import TopBlock
 from tests.measure import oracle
 from tests.running import Run
@@ -91,9 +91,9 @@ def assert_figures(found: dict[str, Tensor], row: int, expected: dict[str, float
         assert float(found[name][row]) == pytest.approx(expected[name], abs=1e-12), name
 
 
-def exact(log_p: Tensor, log_q: Tensor) -> dict[str, Tensor]:
+def exactly(log_p: Tensor, log_q: Tensor) -> dict[str, Tensor]:
     nowhere = torch.full(log_p.shape[:1], -1)
-    return divergence.divergences(log_p, log_q, nowhere)
+    return exact.divergences(log_p, log_q, nowhere)
 
 
 # Against the coarser distributions, written out
@@ -105,9 +105,9 @@ P, Q = random_rows(20, 50, 1), random_rows(20, 50, 2)
 @pytest.mark.parametrize("k", [1, 2, 7, 49])
 def test_a_whole_distribution_and_a_list_are_compared_over_the_ids_of_the_list(k: int) -> None:
     of_p, of_q = top_of(P, k), top_of(Q, k)
-    forward = partial.divergences(partial.share_with_whole(P, of_q))
-    log_q, log_p = partial.share_with_whole(Q, of_p)
-    backward = partial.divergences(Shared(log_p=log_p, log_q=log_q))
+    forward = topk.divergences(topk.share_with_whole(P, of_q))
+    log_q, log_p = topk.share_with_whole(Q, of_p)
+    backward = topk.divergences(Shared(log_p=log_p, log_q=log_q))
     for row in range(len(P)):
         ids = of_q.ids[row].tolist()
         assert_figures(forward, row, written_out(coarse(P[row], ids), coarse(Q[row], ids)))
@@ -118,7 +118,7 @@ def test_a_whole_distribution_and_a_list_are_compared_over_the_ids_of_the_list(k
 @pytest.mark.parametrize(("k", "other"), [(1, 1), (3, 3), (10, 4), (4, 10), (49, 49), (50, 20)])
 def test_two_lists_are_compared_over_the_ids_of_both(k: int, other: int) -> None:
     of_p, of_q = top_of(P, k), top_of(Q, other)
-    found = partial.divergences(partial.share_of_lists(of_p, of_q))
+    found = topk.divergences(topk.share_of_lists(of_p, of_q))
     shared = [
         sorted(set(a) & set(b)) for a, b in zip(of_p.ids.tolist(), of_q.ids.tolist(), strict=True)
     ]
@@ -128,19 +128,17 @@ def test_two_lists_are_compared_over_the_ids_of_both(k: int, other: int) -> None
 
 
 def test_an_example_on_paper() -> None:
-    shared = partial.share_of_lists(one([7, 3], [0.5, 0.3]), one([3, 9], [0.6, 0.2]))
+    shared = topk.share_of_lists(one([7, 3], [0.5, 0.3]), one([3, 9], [0.6, 0.2]))
     assert shared.log_p[0].exp().tolist() == pytest.approx([0.0, 0.3, 0.7])
     assert shared.log_q[0].exp().tolist() == pytest.approx([0.0, 0.6, 0.4])
-    found = partial.divergences(shared)
+    found = topk.divergences(shared)
     assert float(found["tv"]) == pytest.approx(0.3)
     kl = 0.3 * math.log(0.3 / 0.6) + 0.7 * math.log(0.7 / 0.4)
     assert float(found["kl"]) == pytest.approx(kl)
 
 
 def test_lists_without_a_common_id_tell_nothing() -> None:
-    found = partial.divergences(
-        partial.share_of_lists(one([1, 2], [0.5, 0.3]), one([3, 4], [0.6, 0.2]))
-    )
+    found = topk.divergences(topk.share_of_lists(one([1, 2], [0.5, 0.3]), one([3, 4], [0.6, 0.2])))
     assert [float(found[name]) for name in BOUNDED] == [0.0] * 4
 
 
@@ -158,14 +156,14 @@ def test_no_bound_is_above_the_truth(logits: list[tuple[float, float]], k: int, 
     both = log_softmax(torch.tensor(logits).T)
     p, q = both[:1], both[1:]
     of_p, of_q = top_of(p, min(k, len(logits))), top_of(q, min(other, len(logits)))
-    true = exact(p, q)
-    log_q, log_p = partial.share_with_whole(q, of_p)
+    true = exactly(p, q)
+    log_q, log_p = topk.share_with_whole(q, of_p)
     for shared in (
-        partial.share_with_whole(p, of_q),
+        topk.share_with_whole(p, of_q),
         Shared(log_p=log_p, log_q=log_q),
-        partial.share_of_lists(of_p, of_q),
+        topk.share_of_lists(of_p, of_q),
     ):
-        found = partial.divergences(shared)
+        found = topk.divergences(shared)
         for name in BOUNDED:
             assert -TOLERANCE <= float(found[name]) <= float(true[name]) + TOLERANCE, name
 
@@ -173,13 +171,10 @@ def test_no_bound_is_above_the_truth(logits: list[tuple[float, float]], k: int, 
 @pytest.mark.parametrize("name", BOUNDED)
 def test_a_longer_list_knows_more(name: str) -> None:
     bounds = torch.stack(
-        [
-            partial.divergences(partial.share_with_whole(P, top_of(Q, k)))[name]
-            for k in (1, 2, 5, 20, 50)
-        ]
+        [topk.divergences(topk.share_with_whole(P, top_of(Q, k)))[name] for k in (1, 2, 5, 20, 50)]
     )
     assert (bounds.diff(dim=0) >= -1e-12).all()
-    torch.testing.assert_close(bounds[-1], exact(P, Q)[name], atol=1e-12, rtol=0)
+    torch.testing.assert_close(bounds[-1], exactly(P, Q)[name], atol=1e-12, rtol=0)
     assert (bounds[0] < bounds[-1]).all()
 
 
@@ -188,14 +183,14 @@ def test_lists_of_everything_give_the_exact_values(spread: float) -> None:
     p, q = random_rows(9, 30, 3, spread), random_rows(9, 30, 4, spread)
     of_p, of_q = top_of(p, 30), top_of(q, 30)
     assert of_p.log_rest.isneginf().all()
-    true = exact(p, q)
-    log_q, log_p = partial.share_with_whole(q, of_p)
+    true = exactly(p, q)
+    log_q, log_p = topk.share_with_whole(q, of_p)
     for shared in (
-        partial.share_with_whole(p, of_q),
+        topk.share_with_whole(p, of_q),
         Shared(log_p=log_p, log_q=log_q),
-        partial.share_of_lists(of_p, of_q),
+        topk.share_of_lists(of_p, of_q),
     ):
-        found = partial.divergences(shared)
+        found = topk.divergences(shared)
         for name in BOUNDED:
             torch.testing.assert_close(found[name], true[name], atol=1e-10, rtol=1e-9)
     assert float(true["kl"][0]) == pytest.approx(oracle.kl(p[0].numpy(), q[0].numpy()), rel=1e-9)
@@ -204,7 +199,7 @@ def test_lists_of_everything_give_the_exact_values(spread: float) -> None:
 @pytest.mark.parametrize("k", [1, 5, 50])
 def test_equal_lists_differ_by_exactly_0(k: int) -> None:
     top = top_of(P, k)
-    found = partial.divergences(partial.share_of_lists(top, TopBlock(*(t.clone() for t in top))))
+    found = topk.divergences(topk.share_of_lists(top, TopBlock(*(t.clone() for t in top))))
     for name in BOUNDED:
         assert not found[name].any(), name
 
@@ -215,16 +210,16 @@ def test_a_distribution_against_its_own_list_differs_by_rounding_alone(k: int) -
     stored = top._replace(
         log_probs=top.log_probs.float().double(), log_rest=top.log_rest.float().double()
     )
-    found = partial.divergences(partial.share_with_whole(P, stored))
+    found = topk.divergences(topk.share_with_whole(P, stored))
     for name in BOUNDED:
         assert found[name].abs().max() < TOLERANCE, name
 
 
 def test_a_rest_of_nothing_against_something_is_infinite_and_the_other_way_round_is_not() -> None:
     none, some = one([0, 1], [0.75, 0.25]), one([0, 1], [0.5, 0.25])
-    forward = partial.divergences(partial.share_of_lists(some, none))
+    forward = topk.divergences(topk.share_of_lists(some, none))
     assert float(forward["kl"]) == INF
-    backward = partial.divergences(partial.share_of_lists(none, some))
+    backward = topk.divergences(topk.share_of_lists(none, some))
     assert float(backward["kl"]) == pytest.approx(0.75 * math.log(1.5))
     assert float(backward["kl_reverse"]) == INF
     assert 0 < float(backward["jsd"]) <= math.log(2)
@@ -246,21 +241,21 @@ def padded(top: TopBlock, columns: int) -> TopBlock:
 
 def test_places_that_hold_nothing_change_nothing() -> None:
     of_p, of_q = top_of(P, 5), top_of(Q, 5)
-    with_whole = partial.divergences(partial.share_with_whole(P, of_q))
-    of_lists = partial.divergences(partial.share_of_lists(of_p, of_q))
+    with_whole = topk.divergences(topk.share_with_whole(P, of_q))
+    of_lists = topk.divergences(topk.share_of_lists(of_p, of_q))
     for name in BOUNDED:
-        found = partial.divergences(partial.share_with_whole(P, padded(of_q, 3)))[name]
+        found = topk.divergences(topk.share_with_whole(P, padded(of_q, 3)))[name]
         torch.testing.assert_close(found, with_whole[name], atol=1e-15, rtol=1e-12)
         for lists in (
             (padded(of_p, 2), of_q),
             (of_p, padded(of_q, 4)),
             (padded(of_p, 1), padded(of_q, 1)),
         ):
-            found = partial.divergences(partial.share_of_lists(*lists))[name]
+            found = topk.divergences(topk.share_of_lists(*lists))[name]
             torch.testing.assert_close(found, of_lists[name], atol=1e-15, rtol=1e-12)
     targets = Q.argmax(dim=-1)
-    for name, values in partial.predictions(of_p, targets).items():
-        found = partial.predictions(padded(of_p, 3), targets)[name]
+    for name, values in topk.predictions(of_p, targets).items():
+        found = topk.predictions(padded(of_p, 3), targets)[name]
         torch.testing.assert_close(found, values, equal_nan=True)
 
 
@@ -271,21 +266,21 @@ def test_a_row_that_lists_nothing_known_is_all_rest() -> None:
         torch.zeros(1).double(),
         torch.tensor([0]),
     )
-    found = partial.divergences(partial.share_with_whole(whole([0.9, 0.1]), nothing))
+    found = topk.divergences(topk.share_with_whole(whole([0.9, 0.1]), nothing))
     assert float(found["kl"]) == pytest.approx(0.0, abs=1e-15)
-    said = partial.predictions(nothing, torch.tensor([0]))
+    said = topk.predictions(nothing, torch.tensor([0]))
     assert int(said["top1"]) == -1
     assert math.isnan(said["nll"])
 
 
 def test_an_id_beyond_the_width_of_the_other_side_counts_as_rest() -> None:
-    shared = partial.share_with_whole(whole([0.6, 0.4]), one([0, 5], [0.5, 0.3]))
+    shared = topk.share_with_whole(whole([0.6, 0.4]), one([0, 5], [0.5, 0.3]))
     assert shared.log_q.exp()[0].tolist() == pytest.approx([0.5, 0.0, 0.5])
     assert shared.log_p.exp()[0].tolist() == pytest.approx([0.6, 0.0, 0.4])
 
 
 def test_the_lists_are_not_renormalised_without_their_rest() -> None:
-    found = partial.divergences(partial.share_of_lists(one([0], [0.2]), one([0], [0.1])))
+    found = topk.divergences(topk.share_of_lists(one([0], [0.2]), one([0], [0.1])))
     kl = 0.2 * math.log(2) + 0.8 * math.log(0.8 / 0.9)
     assert float(found["kl"]) == pytest.approx(kl)
 
@@ -297,8 +292,8 @@ def test_the_nll_is_exact_where_the_token_is_listed_and_not_known_elsewhere() ->
     log_p = random_rows(40, 50, 5)
     targets = torch.randint(0, 50, (40,), generator=torch.Generator().manual_seed(6))
     top = top_of(log_p, 6)
-    found = partial.predictions(top, targets)
-    true = divergence.predictions(log_p, targets)
+    found = topk.predictions(top, targets)
+    true = exact.predictions(log_p, targets)
     listed = (top.ids == targets[:, None]).any(dim=-1)
     assert 0 < int(listed.sum()) < 40
     assert torch.equal(found["nll"][listed], true["nll"][listed])
@@ -313,22 +308,22 @@ def test_the_nll_is_exact_where_the_token_is_listed_and_not_known_elsewhere() ->
 
 def test_a_token_that_is_not_known_is_not_the_one_that_pads_a_list() -> None:
     top = padded(one([3, 4], [0.5, 0.3]), 2)
-    found = partial.predictions(top, torch.tensor([-1]))
+    found = topk.predictions(top, torch.tensor([-1]))
     assert math.isnan(found["nll"])
     assert int(found["rank"]) == -1
     assert int(found["top1"]) == 3
 
 
 def test_a_certain_token_has_the_nll_0_and_not_minus_0() -> None:
-    nll = partial.predictions(one([3], [1.0]), torch.tensor([3]))["nll"]
+    nll = topk.predictions(one([3], [1.0]), torch.tensor([3]))["nll"]
     assert math.copysign(1.0, float(nll)) == 1.0
 
 
 # Sides
 
 
-def listed(log_p: Tensor, k: int) -> Listed:
-    return Listed(top_of(log_p, k))
+def listed(log_p: Tensor, k: int) -> TopK:
+    return TopK(top_of(log_p, k))
 
 
 @pytest.mark.parametrize("k", [4, 5])
@@ -363,7 +358,7 @@ def test_a_row_with_nan_or_infinity_is_no_distribution(place: str, value: float)
     top = top_of(P, 3)
     broken = top._replace(**{place: getattr(top, place).clone()})
     getattr(broken, place)[4] = value
-    assert torch.nonzero(~Listed(broken).usable()).flatten().tolist() == [4]
+    assert torch.nonzero(~TopK(broken).usable()).flatten().tolist() == [4]
 
 
 def test_a_list_beside_a_base_file_of_llama_cpp_is_a_mismatch() -> None:

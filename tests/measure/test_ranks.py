@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from klcli.errors import RankError, UsageError
-from klcli.measure import ranks
-from klcli.measure.ranks import Ranks, together
+from klcli.runs import ranks
+from klcli.runs.ranks import Ranks, joined_ranks
 
 
 class Store:
@@ -115,8 +115,8 @@ def test_without_the_machine_of_the_store_all_end(three: list[Ranks], store: Sto
 
 
 def test_a_process_that_is_alone_shares_nothing() -> None:
-    with together("a.run") as alone:
-        assert (alone.part, alone.joins, alone.folder("a.run")) == (None, False, Path("a.run"))
+    with joined_ranks("a.run") as alone:
+        assert (alone.shard, alone.joins, alone.folder("a.run")) == (None, False, Path("a.run"))
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -130,5 +130,5 @@ def test_an_environment_of_another_launcher_is_a_usage_error(
     monkeypatch.delenv("RANK", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=message), together(None):
+    with pytest.raises(UsageError, match=message), joined_ranks(None):
         pass

@@ -14,19 +14,23 @@ import safetensors.numpy
 import torch
 
 from klcli.errors import KlcliError, MismatchError, OutputError, SourceError, UsageError
-from klcli.measure import run as runs
-from klcli.measure.evaluate import Evaluation, Progress, evaluate
-from klcli.measure.run import (
+from klcli.hooks import Progress
+from klcli.measure.evaluate import evaluate
+from klcli.measure.gathered import Evaluation
+from klcli.measure.shard import WHOLE, Shard, parse_shard
+from klcli.runs import folder as runs
+from klcli.runs.folder import (
+    RUN,
+    RunFacts,
     RunFolder,
     check_shards,
-    gather,
-    is_run,
     join_runs,
+    joined,
     open_run,
-    parse_shard,
     writing,
 )
-from klcli.sources.recorder import put
+from klcli.sources.conditions import Conditions
+from klcli.storage.files import put
 from klcli.text.vocabulary import NumberedTokens
 from tests.measure import fakes
 
@@ -38,14 +42,15 @@ TABLE = fakes.table_of(IDS)
 BATCHES = 8
 """Batches of 8 tokens, one window each."""
 REQUEST = {"models": ["p", "q"], "batch_tokens": 8, "shard": None}
-ABOUT = {
-    "paired": True,
-    "keep": 4,
-    "vocabulary_size": WIDTH,
-    "models": {"reference": {"source": "p"}, "candidate": {"source": "q"}},
-    "environment": {},
-    "notices": [],
-}
+FACTS = RunFacts(
+    paired=True,
+    outliers=2,
+    vocabulary_size=WIDTH,
+    conditions=Conditions(
+        models={"reference": {"source": "p"}, "candidate": {"source": "q"}}, environment={}
+    ),
+    notices=(),
+)
 
 
 class Killed(Exception):
@@ -67,7 +72,7 @@ def kill_after(batches: int) -> Progress:
 def score(
     store: RunFolder | None = None,
     *,
-    shard: tuple[int, int] = (1, 1),
+    shard: Shard = WHOLE,
     progress: Progress | None = None,
 ) -> Evaluation:
     return evaluate(
@@ -75,7 +80,7 @@ def score(
         [fakes.FakeSource(P), fakes.FakeSource(Q)],
         batch_tokens=8,
         vocabulary_size=WIDTH,
-        keep=4,
+        per_bin=FACTS.per_bin,
         shard=shard,
         store=store,
         progress=progress,
@@ -83,13 +88,14 @@ def score(
 
 
 def open_folder(folder: Path, **changed: Any) -> "contextlib.AbstractContextManager[RunFolder]":
-    return writing(folder, {**REQUEST, **changed}, TABLE, NumberedTokens(WIDTH), ABOUT)
+    return writing(folder, {**REQUEST, **changed}, TABLE, NumberedTokens(WIDTH), FACTS)
 
 
 def keep(folder: Path, *, shard: str | None = None, progress: Progress | None = None) -> Evaluation:
     """Score a run, or a shard of it, in a folder, and complete it."""
     with open_folder(folder, shard=shard) as store:
-        found = score(store, shard=parse_shard(shard, str(folder)), progress=progress)
+        part = WHOLE if shard is None else parse_shard(shard)
+        found = score(store, shard=part, progress=progress)
         store.complete({"made up": True})
     return found
 
@@ -147,15 +153,20 @@ def test_a_part_is_written_when_it_gets_late(folder: Path, monkeypatch: pytest.M
 def test_what_a_report_needs_beside_the_columns_is_kept(folder: Path) -> None:
     keep(folder)
     saved = open_run(folder)
-    assert saved.paired
+    assert saved.facts.paired
     assert saved.names.size == WIDTH
     assert [window.targets.tolist() for window in saved.table.windows] == [
         window.targets.tolist() for window in TABLE.windows
     ]
     assert saved.table.protocol == TABLE.protocol
     assert json.loads((folder / "report.json").read_text()) == {"made up": True}
-    for key in ("vocabulary_size", "models", "environment", "notices", "keep"):
-        assert saved.manifest[key] == ABOUT[key]
+    assert saved.facts == FACTS
+
+
+def test_a_run_of_the_first_release_says_its_outliers_by_what_it_kept() -> None:
+    manifest = FACTS.to_manifest()
+    del manifest["outliers"]
+    assert RunFacts.from_manifest(manifest) == FACTS
 
 
 # Killed
@@ -214,6 +225,7 @@ def test_a_run_interrupted_while_it_writes_keeps_every_batch_once(
         return entry
 
     monkeypatch.setattr(runs, "put", interrupted)
+    monkeypatch.setattr("klcli.storage.manifest.put", interrupted)
     with pytest.raises(KeyboardInterrupt):
         keep(folder)
     assert_same(keep(folder), score())
@@ -254,7 +266,7 @@ def test_a_complete_run_is_scored_no_more(folder: Path) -> None:
 def test_an_incomplete_run_cannot_be_read(folder: Path) -> None:
     with pytest.raises(Killed):
         keep(folder, progress=kill_after(3))
-    assert is_run(folder)
+    assert RUN.is_at(folder)
     with pytest.raises(SourceError, match=r"is incomplete: run the same command again"):
         open_run(folder)
 
@@ -282,7 +294,7 @@ def test_a_run_does_not_go_on_with_another_text(folder: Path) -> None:
     names = NumberedTokens(WIDTH)
     with (
         pytest.raises(OutputError, match="windows was"),
-        writing(folder, REQUEST, other, names, {}),
+        writing(folder, REQUEST, other, names, FACTS),
     ):
         pass
 
@@ -331,16 +343,16 @@ def test_an_altered_manifest_is_noticed(folder: Path) -> None:
 def test_a_run_of_a_later_klcli_is_said_to_be_one(folder: Path) -> None:
     keep(folder)
     (folder / "manifest.json").write_text(json.dumps(manifest_of(folder) | {"format_version": 99}))
-    with pytest.raises(SourceError, match=r"version 99.*use a matching klcli"):
+    with pytest.raises(SourceError, match=r"version 99.*use the klcli that wrote it"):
         open_run(folder)
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"format": "klcli.recording"}'])
-def test_a_foreign_folder_is_no_run(folder: Path, content: str | None) -> None:
+def test_a_foreign_folder_is_not_a_run(folder: Path, content: str | None) -> None:
     folder.mkdir()
     if content is not None:
         (folder / "manifest.json").write_text(content)
-    assert not is_run(folder)
+    assert not RUN.is_at(folder)
     with pytest.raises(SourceError, match="run"):
         open_run(folder)
 
@@ -393,7 +405,7 @@ def opened(folders: Sequence[Path]) -> list[runs.SavedRun]:
 def test_the_shards_together_are_the_run(shards: list[Path], folder: Path) -> None:
     saved = opened(shards)
     check_shards(saved)
-    assert_same(gather(saved), score())
+    assert_same(joined(saved, FACTS.per_bin), score())
     join_runs(saved, folder, {"made up": True})
     assert_same(open_run(folder).evaluation(), score())
     assert open_run(folder).manifest["request"]["shard"] is None
@@ -403,7 +415,7 @@ def test_the_shards_together_are_the_run(shards: list[Path], folder: Path) -> No
 def test_the_order_of_shards_does_not_matter(shards: list[Path], order: Sequence[int]) -> None:
     saved = opened([shards[number] for number in order])
     check_shards(saved)
-    assert_same(gather(saved), score())
+    assert_same(joined(saved, FACTS.per_bin), score())
 
 
 def test_each_shard_has_tokens_of_its_own(tmp_path: Path) -> None:
@@ -461,7 +473,7 @@ def test_a_shard_that_is_missing_or_there_twice_is_said(
 def test_a_shard_of_another_run_is_said(shards: list[Path], tmp_path: Path) -> None:
     other = tmp_path / "other"
     with open_folder(other, shard="3/3", models=["p", "r"]) as store:
-        score(store, shard=(3, 3))
+        score(store, shard=Shard(3, 3))
         store.complete({})
     with pytest.raises(MismatchError, match=r"different runs \(models differ\)"):
         check_shards(opened([*shards[:2], other]))
@@ -489,20 +501,15 @@ def test_shards_are_not_merged_into_one_of_them(shards: list[Path]) -> None:
 
 @pytest.mark.parametrize(("text", "expected"), [("1/1", (1, 1)), ("3/16", (3, 16))])
 def test_a_shard_is_a_number_and_how_many_there_are(text: str, expected: tuple[int, int]) -> None:
-    assert parse_shard(text, "a.run") == expected
+    assert parse_shard(text) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", "3", "0/3", "4/3", "-1/3", "1/0", "1/3/5", "one/three", " 1/3"]
 )
-def test_what_is_no_shard_is_a_usage_error(text: str) -> None:
+def test_what_is_not_a_shard_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError, match="as 3/16"):
-        parse_shard(text, "a.run")
-
-
-def test_a_shard_needs_a_folder() -> None:
-    with pytest.raises(UsageError, match="give --run DIR"):
-        parse_shard("1/3", None)
+        parse_shard(text)
 
 
 def test_a_shard_without_a_batch_is_a_usage_error(tmp_path: Path) -> None:

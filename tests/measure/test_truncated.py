@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from klcli.measure import truncated
+from klcli.measure.kernels import truncated
 
 INF = math.inf
 UNKNOWN = -1

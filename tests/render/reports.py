@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from klcli.choices import SliceBy, TokenChoice
 from klcli.errors import Notice
 from klcli.judge.gate import GateResult
 from klcli.judge.intervals import Metric
-from klcli.judge.report import CorpusResult, Outlier, Report, Slice, SliceBy, Tokens
+from klcli.judge.report import CorpusResult, Outlier, Report, Slice, Tokens
 from klcli.judge.statistics import FLIP_FIELDS, MEAN_FIELDS, PROPORTION_FIELDS, VALUE_FIELDS
 from klcli.measure.scores import TokenScores, score_columns
-from klcli.render.terminal import TokenChoice, render_terminal
+from klcli.render.terminal import render_terminal
+from klcli.render.view import View
 
 HOSTILE = {
     "ansi": "\x1b[31mred\x1b[0m",
@@ -249,7 +251,12 @@ def hostile_report() -> Report:
 
 
 def on_terminal(
-    report: Report, width: int = 80, *, tokens: TokenChoice = "outliers", color: bool = False
+    report: Report,
+    width: int = 80,
+    *,
+    tokens: TokenChoice = "outliers",
+    slices: tuple[SliceBy, ...] = (),
+    color: bool = False,
 ) -> str:
     """What ``render_terminal`` prints into a pipe, or with ``color`` on a terminal."""
     stream = io.StringIO()
@@ -259,5 +266,5 @@ def on_terminal(
         force_terminal=color,
         color_system="truecolor" if color else None,
     )
-    render_terminal(report, console, tokens=tokens)
+    render_terminal(report, console, View(tokens=tokens, slices=slices))
     return stream.getvalue()

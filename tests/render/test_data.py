@@ -8,10 +8,12 @@ from typing import Any, TextIO
 import numpy as np
 import pytest
 
+from klcli.choices import Format
 from klcli.errors import KlcliError, UsageError
 from klcli.judge.report import Report, Tokens
 from klcli.render.data import RENDERERS, format_of, render_csv, render_json, render_jsonl
 from klcli.render.text import visible
+from klcli.render.view import DEFAULT_VIEW, View
 from tests.render.reports import (
     HOSTILE,
     compare_metrics,
@@ -25,9 +27,9 @@ from tests.render.reports import (
 )
 
 
-def written(render: Callable[[Report, TextIO], None], report: Report) -> str:
+def written(render: Callable[[Report, TextIO, View], None], report: Report) -> str:
     stream = io.StringIO(newline="")
-    render(report, stream)
+    render(report, stream, DEFAULT_VIEW)
     return stream.getvalue()
 
 
@@ -72,7 +74,7 @@ def test_a_token_that_reads_inf_stays_a_text() -> None:
 
 
 @pytest.mark.parametrize("format_", ["json", "jsonl"])
-def test_json_is_ascii_and_ends_with_a_newline(format_: str) -> None:
+def test_json_is_ascii_and_ends_with_a_newline(format_: Format) -> None:
     text = written(RENDERERS[format_], hostile_report())
     assert text.isascii()
     assert text.endswith("}\n")
@@ -147,7 +149,7 @@ def test_one_model_has_its_own_columns() -> None:
 
 
 @pytest.mark.parametrize("format_", ["csv", "jsonl"])
-def test_a_saved_report_has_no_tokens_to_write(format_: str) -> None:
+def test_a_saved_report_has_no_tokens_to_write(format_: Format) -> None:
     with pytest.raises(KlcliError, match="holds no single tokens"):
         written(RENDERERS[format_], compare_report(tokens=None))
 

@@ -10,6 +10,7 @@ from klcli.errors import Notice
 from klcli.judge.report import Report
 from klcli.render.markdown import code, escape, render_markdown
 from klcli.render.text import visible
+from klcli.render.view import DEFAULT_VIEW, View
 from tests.render import golden
 from tests.render.reports import (
     HOSTILE,
@@ -23,9 +24,9 @@ from tests.render.reports import (
 MARKDOWN = MarkdownIt("commonmark").enable("table").enable("strikethrough")
 
 
-def as_markdown(report: Report) -> str:
+def as_markdown(report: Report, view: View = DEFAULT_VIEW) -> str:
     stream = io.StringIO(newline="")
-    render_markdown(report, stream)
+    render_markdown(report, stream, view)
     return stream.getvalue()
 
 
@@ -43,7 +44,7 @@ def test_a_page_looks_as_it_should(name: str, report: Report) -> None:
 
 
 def test_slices_are_tables() -> None:
-    page = as_markdown(compare_report(shown_slices=("confidence", "kind")))
+    page = as_markdown(compare_report(), View(slices=("confidence", "kind")))
     assert "| 0–0.25 | 1,774 | 0.000998 | 48.692 | 2.1411 | 2.1511 |" in page
     assert "| URL | 63 | inf | – | 2.1411 | 2.1511 |" in page
 

@@ -8,9 +8,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from klcli.choices import TokenChoice
 from klcli.errors import KlcliError, Notice
 from klcli.judge.report import Report
-from klcli.render.terminal import TokenChoice, render_warnings
+from klcli.render.terminal import render_warnings
 from tests.render import golden
 from tests.render.reports import (
     HOSTILE,
@@ -60,12 +61,14 @@ def test_hostile_tokens_keep_their_columns() -> None:
 
 
 def test_slices_are_tables() -> None:
-    report = replace(REPORTS["compare"], shown_slices=("confidence", "kind"))
-    golden.check("slices.txt", on_terminal(report, tokens="none"))
+    golden.check(
+        "slices.txt",
+        on_terminal(REPORTS["compare"], tokens="none", slices=("kind", "confidence", "kind")),
+    )
 
 
 def test_slices_of_one_model_are_those_of_its_nll() -> None:
-    text = on_terminal(replace(REPORTS["perplexity"], shown_slices=("position",)))
+    text = on_terminal(REPORTS["perplexity"], slices=("position",))
     assert re.search(
         r"row of the window +tokens +NLL +% of all NLL\n─+\n0 +56 +3.1000 +1.5600\n", text
     )

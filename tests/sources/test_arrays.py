@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from klcli.errors import SourceError
-from klcli.sources import open_source
-from klcli.sources.arrays import ArraySource, open_arrays
+from klcli.sources.files.arrays import ArraySource, open_arrays
+from klcli.sources.opening import open_source
 from klcli.sources.options import LoadOptions
 from klcli.text.windows import NO_TARGET, Window
 
@@ -104,7 +104,7 @@ def test_every_format_holds_the_same_rows_and_tokens(
     source = opened(save(tmp_path, kind, logits=values, tokens=TOKENS))
     assert torch.equal(rows_of(source), torch.tensor(values).flatten(0, 1))
     assert targets_of(source) == TOKENS[:, 1:].tolist()
-    assert (source.width, source.has_tokens, source.longest) == (WIDTH, True, None)
+    assert (source.width, source.windows.has_tokens, source.longest) == (WIDTH, True, None)
     assert source.provenance["shape"] == [WINDOWS, ROWS, WIDTH]
     assert source.provenance["values"] == "logits"
 
@@ -128,7 +128,7 @@ def test_bfloat16_stays_bfloat16(tmp_path: Path, kind: str) -> None:
 
 def test_a_pt_file_may_be_one_tensor_with_tokens_beside_it(tmp_path: Path) -> None:
     torch.save(torch.tensor(LOGITS), tmp_path / "file.pt")
-    assert not opened(str(tmp_path / "file.pt")).has_tokens
+    assert not opened(str(tmp_path / "file.pt")).windows.has_tokens
     np.save(tmp_path / "file.tokens.npy", TOKENS)
     source = opened(str(tmp_path / "file.pt"))
     assert targets_of(source) == TOKENS[:, 1:].tolist()
@@ -187,7 +187,7 @@ def test_with_as_many_tokens_as_rows_the_last_target_is_unknown(tmp_path: Path, 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_without_tokens_there_are_rows_and_no_targets(tmp_path: Path, kind: str) -> None:
     source = opened(save(tmp_path, kind, logits=LOGITS))
-    assert not source.has_tokens
+    assert not source.windows.has_tokens
     assert targets_of(source) == [[NO_TARGET] * ROWS] * WINDOWS
     assert torch.equal(rows_of(source), torch.tensor(LOGITS).flatten(0, 1))
 
@@ -422,7 +422,7 @@ def test_probabilities_that_are_none_are_an_error_that_names_the_row(
     values = PROBS.copy()
     values[1, 2] = spoil(values[1, 2])
     source = opened(save(tmp_path, "npz", probs=values))
-    message = r"file\.npz: row 2 of window 1 is no probability distribution: it sums to "
+    message = r"file\.npz: row 2 of window 1 is not a probability distribution: it sums to "
     with pytest.raises(SourceError, match=message):
         rows_of(source)
 

@@ -18,11 +18,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from klcli.errors import SourceError, UsageError
-from klcli.sources import open_source
-from klcli.sources.arrays import ArraySource
-from klcli.sources.causal import CausalSource
-from klcli.sources.loading import load_model, load_tokenizer
-from klcli.sources.model import ModelSource
+from klcli.sources.files.arrays import ArraySource
+from klcli.sources.hf.causal import CausalSource
+from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.model import ModelSource
+from klcli.sources.hf.tokenizer import load_tokenizer
+from klcli.sources.opening import open_source
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import HeadRows, TensorRows
 from klcli.text.vocabulary import Vocabulary
@@ -164,7 +165,7 @@ def own_logits(folder: Path, ids: Tensor, dtype: Any = "auto") -> Tensor:
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_the_head_is_separated(family: str, source_of: Callable[[str], ModelSource]) -> None:
-    assert source_of(family).separates_head
+    assert source_of(family).proof.head is not None
     [rows] = source_of(family).rows([[window(random_ids(1, 8)[0])]])
     assert isinstance(rows, HeadRows)
 
@@ -238,7 +239,7 @@ def test_a_model_in_bfloat16_gives_its_own_bfloat16_logits(
     family: str, folder_of: Callable[[str], Path]
 ) -> None:
     source = loaded(folder_of(family), dtype="bfloat16")
-    assert source.separates_head
+    assert source.proof.head is not None
     assert source.provenance["dtype"] == "bfloat16"
     ids = random_ids(2, 32, seed=3)
     rows = rows_of(source, *(window(one) for one in ids))
@@ -373,7 +374,7 @@ def test_where_the_head_does_not_give_the_logits_the_model_runs_whole(
     model = kind(transformers.LlamaConfig(**LLAMA)).eval()
     model.lm_head.weight.mul_(STEEP)
     source = CausalSource("odd", model, source_of("llama").vocabulary)
-    assert not source.separates_head
+    assert source.proof.head is None
     ids = random_ids(2, 16, seed=4)
     [rows] = source.rows([[window(ids[1], 3), window(ids[0])]])
     assert isinstance(rows, TensorRows)
@@ -398,7 +399,7 @@ def test_a_model_that_reads_only_a_few_tokens_can_be_loaded(tmp_path: Path) -> N
     save(tmp_path, transformers.GPT2Config(**GPT | {"n_positions": 8}))
     source = loaded(tmp_path)
     assert source.longest == 8
-    assert source.separates_head
+    assert source.proof.head is not None
 
 
 def test_provenance_is_plain_data_that_names_the_model(
@@ -468,7 +469,9 @@ def edit_config(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        pytest.param("no-such-model", "'no-such-model': it is no file or folder here", id="a name"),
+        pytest.param(
+            "no-such-model", "'no-such-model': it is not a file or folder here", id="a name"
+        ),
         pytest.param("nobody/no-such-model", "no model of that name could be had", id="a Hub id"),
         pytest.param("./no/such/path", "no model at './no/such/path'", id="a relative path"),
         pytest.param("/no/such/path", "no such file or folder", id="an absolute path"),
@@ -573,7 +576,7 @@ def test_a_device_that_does_not_exist_is_an_error(llama: Path) -> None:
 
 
 def test_what_is_no_device_is_a_usage_error(llama: Path) -> None:
-    with pytest.raises(UsageError, match="'warp-drive' is no device"):
+    with pytest.raises(UsageError, match="'warp-drive' is not a device"):
         loaded(llama, device="warp-drive")
 
 
@@ -619,7 +622,7 @@ def test_a_model_that_sees_the_future_is_an_error_where_a_causal_one_is_asked_fo
 ) -> None:
     save(tmp_path, transformers.BertConfig(**BERT), transformers.BertForMaskedLM)
     edit_config(tmp_path, architectures=architectures)
-    with pytest.raises(SourceError, match=r"no causal model|lacks"):
+    with pytest.raises(SourceError, match=r"not a causal model|lacks"):
         loaded(tmp_path, task="causal")
 
 

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from klcli.align import align
 from klcli.errors import SourceError
-from klcli.measure.align import Scope, align
 from klcli.measure.evaluate import evaluate
-from klcli.sources import loading
-from klcli.sources.loading import compile_blocks, load_model
+from klcli.sources.hf import loading
+from klcli.sources.hf.compiling import compile_blocks
+from klcli.sources.hf.loading import load_model
 from klcli.sources.options import LoadOptions
 from klcli.text.corpus import read_corpus
+from klcli.text.scope import Scope
 from tests.running import Run
 
 # What torch says of itself when its compiler is imported.
@@ -27,7 +29,7 @@ def test_a_compiled_model_gives_the_same_numbers(fixtures: Path, corpus: Path, n
     compiled, plain = (
         load_model(folder, LoadOptions(device="cpu", compile=c)) for c in (True, False)
     )
-    assert compiled.separates_head
+    assert compiled.proof.head is not None
     assert compiled.provenance == {**plain.provenance, "compiled": True}
     assert compiled.weights_fingerprint() == plain.weights_fingerprint()
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]

@@ -20,30 +20,20 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 from torch import Tensor
 
+from klcli.choices import Bos
 from klcli.errors import MismatchError, OutputError, SourceError, UsageError
-from klcli.sources import is_base_file
-from klcli.sources.llamacpp import (
-    BaseFileSource,
-    as_read_by,
-    encode,
-    open_base_file,
-    write_base_file,
-)
-from klcli.sources.loading import load_model
-from klcli.sources.model import ModelSource
+from klcli.sources.files.llamacpp import BaseFileSource, as_read_by, open_base_file
+from klcli.sources.files.llamacpp_format import encode
+from klcli.sources.files.llamacpp_writer import write_base_file
+from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.model import ModelSource
+from klcli.sources.kinds import is_base_file
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import Rows, TensorRows
+from klcli.text.cutting import plan_windows, tokenize
+from klcli.text.protocols import ProtocolName, choose_protocol
 from klcli.text.vocabulary import Vocabulary
-from klcli.text.windows import (
-    Bos,
-    ProtocolName,
-    TokenizedDocument,
-    Window,
-    WindowTable,
-    choose_protocol,
-    plan_windows,
-    tokenize,
-)
+from klcli.text.windows import TokenizedDocument, Window, WindowTable
 
 F = np.float32
 CONTEXT, WIDTH, CHUNKS = 6, 7, 3
@@ -173,12 +163,12 @@ def test_a_source_says_what_it_is(file: Path) -> None:
     source = opened(file)
     assert (source.width, source.longest, source.vocabulary) == (WIDTH, None, None)
     assert source.name == str(file)
-    assert source.has_tokens
+    assert source.windows.has_tokens
     assert json.loads(json.dumps(source.provenance)) == source.provenance
     assert source.provenance["kind"] == "llama.cpp base file"
     assert source.provenance["values"] == "truncated, 16-bit"
     [rows] = source.rows([source.windows.windows])
-    assert (rows.kind, rows.exact, len(rows)) == ("truncated", False, CHUNKS * SCORED)
+    assert (rows.kind, len(rows)) == ("truncated", CHUNKS * SCORED)
     assert rows.size & (rows.size - 1) == 0
 
 
@@ -299,7 +289,7 @@ SIZE = 20 + 4 * CONTEXT * CHUNKS + CHUNKS * SCORED * 2 * (4 + WIDTH + 1)
         pytest.param(lambda b: b[:20], f"has 20 bytes and should have {SIZE}", id="only a header"),
         pytest.param(lambda b: b[:19], "has 19 bytes, less than the 20 of a header", id="less"),
         pytest.param(lambda b: b"", "does not begin with _logits_", id="empty"),
-        pytest.param(lambda b: b"GGUF" + b[4:], "no base file of llama.cpp", id="foreign"),
+        pytest.param(lambda b: b"GGUF" + b[4:], "not a base file of llama.cpp", id="foreign"),
         pytest.param(
             lambda b: header(chunks=0) + b[20:], "header says 0 chunks of 6", id="no chunks"
         ),
@@ -508,7 +498,7 @@ def test_rows_longer_than_what_is_encoded_at_once_are_written_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "one.kld", Fake(LOGITS))
-    monkeypatch.setattr("klcli.sources.llamacpp.ENCODED_AT_ONCE", WIDTH - 1)
+    monkeypatch.setattr("klcli.sources.files.llamacpp_writer.ENCODED_AT_ONCE", WIDTH - 1)
     write(tmp_path / "two.kld", Fake(LOGITS))
     assert (tmp_path / "one.kld").read_bytes() == (tmp_path / "two.kld").read_bytes()
 

@@ -16,17 +16,19 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
+from klcli.align import align
 from klcli.errors import SourceError, UsageError
-from klcli.measure.align import Scope, align
 from klcli.measure.evaluate import evaluate
 from klcli.measure.scores import TokenScores
-from klcli.sources.loading import load_model, vocabulary_of
-from klcli.sources.masked import MaskedSource
-from klcli.sources.model import ModelSource
+from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.masked import MaskedSource
+from klcli.sources.hf.model import ModelSource
+from klcli.sources.hf.tokenizer import vocabulary_of
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import LARGEST_BLOCK, SMALLEST_BLOCK, HeadRows, TensorRows
 from klcli.text.corpus import Corpus, Document
 from klcli.text.masking import masked_rows
+from klcli.text.scope import Scope
 from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import Window, WindowTable, plan_batches
 from tests.sources.masked_models import FAMILIES, LONGEST, TEXT, randomise, tiny_masked
@@ -287,7 +289,7 @@ def made(family: str, **options: Any) -> tuple[MaskedSource, Any]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_head_is_run_apart_and_on_masked_positions_alone(family: str) -> None:
     source, model = made(family)
-    assert source.separates_head
+    assert source.proof.head is not None
     table = table_of(source, TEXTS)
     batches = [
         sum(len(table.windows[number].targets) for number in batch)
@@ -504,12 +506,12 @@ def test_a_task_by_hand_goes_before_the_config(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     edit_config(tmp_path, architectures=["BertLMHeadModel"])
-    with pytest.raises(SourceError, match="is no causal model"):
+    with pytest.raises(SourceError, match="is not a causal model"):
         load_model(str(tmp_path), LoadOptions())
     assert loaded(tmp_path, task="masked").task == "masked"
     edit_config(tmp_path, architectures=["BertForMaskedLM"])
     assert loaded(tmp_path).task == "masked"
-    with pytest.raises(SourceError, match="is no causal model"):
+    with pytest.raises(SourceError, match="is not a causal model"):
         load_model(str(tmp_path), LoadOptions(task="causal"))
 
 
@@ -607,7 +609,7 @@ def odd(kind: Any) -> tuple[Any, Vocabulary]:
 def test_where_the_head_does_not_give_the_logits_the_model_runs_whole(kind: Any) -> None:
     model, vocabulary = odd(kind)
     source = MaskedSource("odd", model.double(), vocabulary)
-    assert not source.separates_head
+    assert source.proof.head is None
     windows = table_of(source, TEXTS).windows
     [rows] = source.rows([[windows[0]]])
     assert isinstance(rows, TensorRows)

@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from klcli import api
+from klcli.align import align
 from klcli.errors import MismatchError, OutputError, UsageError
-from klcli.measure.align import Scope, align
-from klcli.sources import recorder
-from klcli.sources.loading import load_model, vocabulary_of
-from klcli.sources.masked import MaskedSource
-from klcli.sources.model import ModelSource
+from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.masked import MaskedSource
+from klcli.sources.hf.model import ModelSource
+from klcli.sources.hf.tokenizer import vocabulary_of
 from klcli.sources.options import LoadOptions
+from klcli.sources.recording import writer
 from klcli.text.corpus import Corpus, Document
+from klcli.text.scope import Scope
 from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import WindowTable
 from tests.sources.masked_models import FAMILIES, LONGEST, tiny_masked
@@ -140,7 +142,7 @@ def test_where_shards_end_changes_nothing(
 ) -> None:
     table = table_of(live())
     make(live(), table, tmp_path / "one")
-    monkeypatch.setattr(recorder, "SHARD_BYTES", 7 * ROW)
+    monkeypatch.setattr(writer, "SHARD_BYTES", 7 * ROW)
     make(live(), table, tmp_path / "many")
     assert len(list((tmp_path / "one").glob("shard-*"))) == 1
     assert len(list((tmp_path / "many").glob("shard-*"))) == -(-table.tokens // 7)
@@ -310,7 +312,7 @@ def test_a_base_file_of_llama_cpp_cannot_hold_it(
 def test_a_recording_broken_off_anywhere_goes_on_to_the_same_bytes(
     variant: dict[str, Any], live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "SHARD_BYTES", 11 * ROW)
+    monkeypatch.setattr(writer, "SHARD_BYTES", 11 * ROW)
     table = table_of(live(), **variant)
     disk = Disk(monkeypatch)
     make(live(), table, tmp_path / "whole", batch_tokens=100)
@@ -350,5 +352,5 @@ def test_a_recording_made_in_another_way_is_not_gone_on_with(
     first: dict[str, Any], second: dict[str, Any], live: Live, tmp_path: Path
 ) -> None:
     make(live(), table_of(live(), **first), tmp_path / "rec")
-    with pytest.raises(OutputError, match="was recorded with other arguments"):
+    with pytest.raises(OutputError, match="holds another recording"):
         make(live(), table_of(live(), **second), tmp_path / "rec")

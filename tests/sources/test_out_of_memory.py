@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from klcli.align import align
 from klcli.errors import SourceError
-from klcli.measure.align import Scope, align
 from klcli.measure.evaluate import evaluate
-from klcli.sources.loading import load_model
-from klcli.sources.model import ModelSource
+from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.model import ModelSource
 from klcli.sources.options import LoadOptions
 from klcli.text.corpus import read_corpus
+from klcli.text.scope import Scope
 
 
 def scores_of(source: ModelSource, corpus: Path) -> np.ndarray[Any, np.dtype[np.float64]]:

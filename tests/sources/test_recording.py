@@ -20,18 +20,21 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from klcli.align import align
+from klcli.choices import DocumentSplit
 from klcli.errors import KlcliError, MismatchError, OutputError, SourceError
-from klcli.measure.align import Scope, align
 from klcli.measure.evaluate import evaluate
 from klcli.measure.scores import TokenScores
-from klcli.sources import recorder
-from klcli.sources.causal import CausalSource
-from klcli.sources.loading import load_model, vocabulary_of
-from klcli.sources.model import ModelSource
-from klcli.sources.options import LoadOptions
-from klcli.sources.recorder import Recorded, record
-from klcli.sources.recording import RecordingSource, open_recording
-from klcli.text.corpus import DocumentSplit, read_corpus
+from klcli.sources.hf.causal import CausalSource
+from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.model import ModelSource
+from klcli.sources.hf.tokenizer import vocabulary_of
+from klcli.sources.options import LoadOptions, RecordingFormat
+from klcli.sources.recording import writer
+from klcli.sources.recording.reader import RecordingSource, open_recording
+from klcli.sources.recording.writer import Recorded, record
+from klcli.text.corpus import read_corpus
+from klcli.text.scope import Scope
 from klcli.text.windows import WindowTable
 from tests.sources.test_causal import CONFIGS, LLAMA, TOKENS, Biased, Headless, steepened, tokenizer
 
@@ -71,7 +74,7 @@ def corpus_start(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of 40 hidden states, which end within windows and within batches."""
-    monkeypatch.setattr(recorder, "SHARD_BYTES", 40 * ROW)
+    monkeypatch.setattr(writer, "SHARD_BYTES", 40 * ROW)
 
 
 def loaded(folder: Path, **options: Any) -> ModelSource:
@@ -87,13 +90,9 @@ def table_of(
 
 def make(source: ModelSource, table: WindowTable, folder: Path, **options: Any) -> Recorded:
     """Record; kind ``hidden`` unless another is wanted."""
-    settings: dict[str, Any] = {
-        "kind": "hidden",
-        "top_k": 8,
-        "batch_tokens": BATCH_TOKENS,
-        "software": {"klcli": "test"},
-    }
-    return record(source, table, folder, **(settings | options))
+    wanted = RecordingFormat(kind=options.pop("kind", "hidden"), top_k=options.pop("top_k", 8))
+    settings: dict[str, Any] = {"batch_tokens": BATCH_TOKENS, "software": {"klcli": "test"}}
+    return record(source, table, folder, wanted, **(settings | options))
 
 
 def opened(folder: Path) -> RecordingSource:
@@ -181,7 +180,7 @@ def test_where_shards_end_changes_nothing(
     live: Live, short: WindowTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     make(live(), short, tmp_path / "one", kind=kind)
-    monkeypatch.setattr(recorder, "SHARD_BYTES", 1000)
+    monkeypatch.setattr(writer, "SHARD_BYTES", 1000)
     make(live(), short, tmp_path / "many", kind=kind)
     assert len(list((tmp_path / "one").glob("shard-*"))) == 1
     assert len(list((tmp_path / "many").glob("shard-*"))) > 5
@@ -515,7 +514,7 @@ def test_other_arguments_are_refused_by_name(
         with pytest.raises(SourceError, match="out of memory"):
             make(**arguments, folder=tmp_path, progress=stop)
     before = files_of(tmp_path)
-    with pytest.raises(OutputError, match="was recorded with other arguments") as caught:
+    with pytest.raises(OutputError, match="holds another recording") as caught:
         make(**(arguments | change(live, corpus_start)), folder=tmp_path)
     assert named in str(caught.value)
     assert files_of(tmp_path) == before
@@ -537,7 +536,7 @@ def test_the_same_weights_under_another_config_are_another_model(
     table = table_of(source, words, context=40)
     assert scores(source, changed, table=table)["kl"].max() > 1e-4
     make(source, table, tmp_path)
-    with pytest.raises(OutputError, match="was recorded with other arguments"):
+    with pytest.raises(OutputError, match="holds another recording"):
         make(changed, table, tmp_path)
 
 
@@ -596,7 +595,7 @@ def test_a_recording_broken_off_anywhere_is_not_whole_and_goes_on_to_the_same_by
     kind: str,
     error: BaseException,
 ) -> None:
-    monkeypatch.setattr(recorder, "SHARD_BYTES", 70 * (ROW if kind == "hidden" else 68))
+    monkeypatch.setattr(writer, "SHARD_BYTES", 70 * (ROW if kind == "hidden" else 68))
     make(live(), short, tmp_path / "whole", kind=kind)
     whole, steps = files_of(tmp_path / "whole"), disk.steps
     assert steps == 2 * (len(whole) + 3), "every file, and the manifest again for each shard"
@@ -617,7 +616,7 @@ def test_a_recording_broken_off_anywhere_is_not_whole_and_goes_on_to_the_same_by
 def test_a_recording_that_is_killed_again_and_again_comes_to_its_end(
     live: Live, short: WindowTable, tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "SHARD_BYTES", 10 * ROW)
+    monkeypatch.setattr(writer, "SHARD_BYTES", 10 * ROW)
     make(live(), short, tmp_path / "whole")
     kills, kept = 0, []
     while kills < 20:
@@ -636,7 +635,7 @@ def test_a_recording_that_is_killed_again_and_again_comes_to_its_end(
 def test_what_was_recorded_is_not_run_again(
     live: Live, short: WindowTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "SHARD_BYTES", 33 * ROW)
+    monkeypatch.setattr(writer, "SHARD_BYTES", 33 * ROW)
     told: list[tuple[int, int]] = []
 
     def tell(done: int, total: int) -> None:
@@ -662,7 +661,7 @@ def test_a_shard_that_does_not_fit_is_not_half_there(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
     try:
-        with pytest.raises(OutputError, match="cannot record to"):
+        with pytest.raises(OutputError, match="cannot write to"):
             make(live(), table, tmp_path / "rec", kind="logits")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -674,15 +673,16 @@ def test_a_shard_that_does_not_fit_is_not_half_there(
     assert files_of(tmp_path / "rec") == files_of(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("name", [".klcli-0123456789abcdef.tmp", "shard-00000.safetensors.tmp"])
 def test_temporary_files_of_a_killed_run_are_removed(
-    live: Live, short: WindowTable, tmp_path: Path, disk: Disk
+    live: Live, short: WindowTable, tmp_path: Path, disk: Disk, name: str
 ) -> None:
     disk.broken_at = 8
     with pytest.raises(Killed):
         make(live(), short, tmp_path)
-    assert [path.name for path in tmp_path.glob("*.tmp")] == ["shard-00000.safetensors.tmp"]
+    (tmp_path / name).write_bytes(b"half of a")
     make(live(), short, tmp_path)
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
 
 
 def test_an_incomplete_recording_is_refused_with_what_to_do(
@@ -715,7 +715,7 @@ def test_two_processes_cannot_record_to_one_folder_and_a_lock_dies_with_its_proc
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(OutputError, match=r"another process is recording to .*rec"):
+        with pytest.raises(OutputError, match=r"another process is writing to .*rec"):
             make(live("candidate"), short, tmp_path / "rec")
         holder.kill()
     assert files_of(tmp_path / "rec") == before
@@ -729,7 +729,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_was(
     (tmp_path / name).write_text("{}")
     (tmp_path / "other.tmp").write_text("mine")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(KlcliError, match=r"is no recording|holds \S+ and is no recording"):
+    with pytest.raises(KlcliError, match=r"is not a recording|holds \S+ and is not a recording"):
         make(live(), short, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -743,7 +743,7 @@ def test_a_place_that_cannot_be_a_folder_is_an_error(
     live: Live, short: WindowTable, tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OutputError, match=f"cannot record to .*{place}"):
+    with pytest.raises(OutputError, match=f"cannot write the recording to .*{place}"):
         make(live(), short, tmp_path / place)
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -851,20 +851,20 @@ def test_a_torn_manifest_is_an_error_for_reader_and_writer(
     path = rec / "manifest.json"
     text = path.read_text()
     path.write_text(text[: int(len(text) * keep)])
-    with pytest.raises(SourceError, match=r"cannot read the manifest of .*rec"):
+    with pytest.raises(SourceError, match=r"cannot read the recording .*rec"):
         opened(rec)
-    with pytest.raises(KlcliError, match=r"cannot read the manifest of .*rec"):
+    with pytest.raises(KlcliError, match=r"cannot read the recording .*rec"):
         make(live(), short, rec)
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("[]", "is no recording of klcli"),
-        ("null", "is no recording of klcli"),
-        ('{"manifest_version": 3, "name": "a browser extension"}', "is no recording of klcli"),
-        ('{"format": "klcli.report", "format_version": 1}', "is no recording of klcli"),
-        ("\xff", "cannot read the manifest"),
+        ("[]", "is not a recording of klcli"),
+        ("null", "is not a recording of klcli"),
+        ('{"manifest_version": 3, "name": "a browser extension"}', "is not a recording of klcli"),
+        ('{"format": "klcli.report", "format_version": 1}', "is not a recording of klcli"),
+        ("\xff", "cannot read the recording"),
         ("[" * 100_000, "manifest"),
         ('{"format": "klcli.recording", "format_version": 1}', "manifest"),
     ],

@@ -148,7 +148,7 @@ def test_of_two_sources_the_smaller_block_divides_the_larger(
 def test_rows_of_logits_that_exist_are_slices_of_them() -> None:
     logits = torch.randn(20, 7)
     rows = TensorRows(logits)
-    assert (len(rows), rows.kind, rows.exact) == (20, "logits", True)
+    assert (len(rows), rows.kind) == (20, "logits")
     assert torch.equal(rows.block(3, 20), logits[3:20])
 
 

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from klcli.align import align
 from klcli.errors import SourceError
-from klcli.measure.align import Scope, align
-from klcli.measure.evaluate import Evaluation, evaluate
-from klcli.sources import loading
-from klcli.sources.loading import load_model
-from klcli.sources.model import ModelSource
+from klcli.measure.evaluate import evaluate
+from klcli.measure.gathered import Evaluation
+from klcli.sources.hf import placement
+from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.model import ModelSource
 from klcli.sources.options import LoadOptions
 from klcli.text.corpus import read_corpus
+from klcli.text.scope import Scope
 
 CAUSAL = {
     "transformer.wte": "cpu",
@@ -39,14 +41,14 @@ def split(fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lo
 
     def load(name: str, where: dict[str, str]) -> ModelSource:
         with monkeypatch.context() as patch:
-            patch.setattr(loading, "free_memory", lambda _: 100_000)
-            spread = loading._spread
+            patch.setattr(placement, "free_memory", lambda _: 100_000)
+            spread = placement._spread
 
             def chosen(*given: Any) -> dict[str, Any]:
                 assert spread(*given) == {"device_map": "auto"}
                 return {"device_map": where, "offload_folder": str(tmp_path / "offload")}
 
-            patch.setattr(loading, "_spread", chosen)
+            patch.setattr(placement, "_spread", chosen)
             return load_model(str(fixtures / "models" / name), LoadOptions())
 
     return load
@@ -78,7 +80,7 @@ def test_a_split_model_gives_the_same_bits(
 ) -> None:
     one, other = split(name, where), whole(fixtures, name)
     assert any(weight.is_meta for weight in one._model.parameters())
-    assert one.separates_head
+    assert one.proof.head is not None
     found, expected = scored(one, corpus).scores, scored(other, corpus).scores
     for column in expected.columns:
         np.testing.assert_array_equal(found[column], expected[column], err_msg=column)
@@ -99,7 +101,7 @@ def test_the_devices_of_a_split_model_are_named(split: Load) -> None:
 def test_a_map_of_a_single_device_is_that_device(
     fixtures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "free_memory", lambda _: 100_000)
+    monkeypatch.setattr(placement, "free_memory", lambda _: 100_000)
     source = load_model(str(fixtures / "models/reference"), LoadOptions())
     assert (source.provenance["device"], source.device.type) == ("cpu", "cpu")
 
@@ -110,15 +112,15 @@ def test_a_model_is_split_only_where_it_does_not_fit(
     fixtures: Path, monkeypatch: pytest.MonkeyPatch, room: int, splits: bool, dtype: Any
 ) -> None:
     sizes = []
-    spread = loading._spread
+    spread = placement._spread
 
     def noted(spec: str, size: int, *given: Any) -> dict[str, Any]:
         sizes.append(size)
         assert bool(spread(spec, size, *given)) is (splits and dtype == "auto")
         return {}
 
-    monkeypatch.setattr(loading, "free_memory", lambda _: room)
-    monkeypatch.setattr(loading, "_spread", noted)
+    monkeypatch.setattr(placement, "free_memory", lambda _: room)
+    monkeypatch.setattr(placement, "_spread", noted)
     load_model(str(fixtures / "models/reference"), LoadOptions(dtype=dtype))
     assert sizes == [461_824 if dtype == "auto" else 230_912]
 
@@ -126,7 +128,7 @@ def test_a_model_is_split_only_where_it_does_not_fit(
 def test_a_device_that_is_named_is_the_only_one(
     fixtures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "free_memory", lambda _: 1)
+    monkeypatch.setattr(placement, "free_memory", lambda _: 1)
     source = load_model(str(fixtures / "models/reference"), LoadOptions(device="cpu"))
     assert not hasattr(source._model, "hf_device_map")
 
@@ -134,7 +136,7 @@ def test_a_device_that_is_named_is_the_only_one(
 def test_under_torchrun_a_model_that_does_not_fit_is_an_error(
     fixtures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "free_memory", lambda _: 1000)
+    monkeypatch.setattr(placement, "free_memory", lambda _: 1000)
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(SourceError, match=r"GB of weights.* not split; run without"):
         load_model(str(fixtures / "models/reference"), LoadOptions())
@@ -144,7 +146,7 @@ def test_under_torchrun_a_model_that_does_not_fit_is_an_error(
 def test_a_model_that_is_split_is_not_compiled(
     fixtures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "free_memory", lambda _: 1000)
+    monkeypatch.setattr(placement, "free_memory", lambda _: 1000)
     with pytest.raises(SourceError, match="has to be split, and so cannot be compiled"):
         load_model(str(fixtures / "models/reference"), LoadOptions(compile=True))
 
@@ -152,7 +154,7 @@ def test_a_model_that_is_split_is_not_compiled(
 def test_without_accelerate_a_model_that_does_not_fit_is_an_error(
     fixtures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "free_memory", lambda _: 1000)
+    monkeypatch.setattr(placement, "free_memory", lambda _: 1000)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SourceError, match="pip install accelerate"):
         load_model(str(fixtures / "models/reference"), LoadOptions())

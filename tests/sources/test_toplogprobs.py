@@ -14,17 +14,18 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
+from klcli.align import align
 from klcli.api import compare, perplexity, record
 from klcli.errors import KlcliError, MismatchError, SourceError, UsageError
-from klcli.measure.align import Scope, align
 from klcli.measure.evaluate import evaluate
 from klcli.measure.scores import TokenScores
-from klcli.sources import open_source
-from klcli.sources.loading import load_model
-from klcli.sources.model import ModelSource
+from klcli.sources.files.toplogprobs import TopLogprobsSource
+from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.model import ModelSource
+from klcli.sources.opening import open_source
 from klcli.sources.options import LoadOptions
-from klcli.sources.toplogprobs import TopLogprobsSource
 from klcli.text.corpus import Corpus, Document
+from klcli.text.scope import Scope
 from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import Window
 
@@ -63,7 +64,7 @@ def log_probabilities(source: ModelSource, ids: list[int]) -> Tensor:
 
 def lines_of(source: ModelSource, ids: list[int], k: int = 8) -> list[Line]:
     """The answer of a server that runs this model."""
-    name = [source.vocabulary.piece(i).decode() for i in range(source.vocabulary.size)]
+    name = [source.vocabulary.bytes_of(i).decode() for i in range(source.vocabulary.size)]
     lines: list[Line] = [{"token": name[ids[0]], "logprob": None, "top_logprobs": None}]
     for token, row in zip(ids[1:], log_probabilities(source, ids), strict=True):
         top = [
@@ -201,7 +202,7 @@ def test_the_other_side_gives_its_tokenizer(file: Path, reference: Path, candida
 def test_a_recording_gives_its_tokenizer_too(
     live: Live, ids: list[int], file: Path, reference: Path, tmp_path: Path
 ) -> None:
-    text = b"".join(live().vocabulary.piece(i) for i in ids).decode()
+    text = b"".join(live().vocabulary.bytes_of(i) for i in ids).decode()
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     record(str(reference), tmp_path / "text.txt", str(tmp_path / "rec"), context=TOKENS)
     kl = compare(str(tmp_path / "rec"), str(file)).metrics["kl"]["max"]
@@ -225,7 +226,7 @@ def test_a_recording_whose_tokenizer_is_damaged_gives_none(
 def test_a_corpus_beside_it_must_be_its_text(
     live: Live, ids: list[int], file: Path, reference: Path, tokenizer: bool
 ) -> None:
-    text = b"".join(live().vocabulary.piece(i) for i in ids).decode()
+    text = b"".join(live().vocabulary.bytes_of(i) for i in ids).decode()
     source = opened(file, reference if tokenizer else None)
 
     def aligned(text: str) -> Any:
@@ -333,7 +334,7 @@ def test_bytes_say_which_token_it_is_where_its_text_does_not(tmp_path: Path) -> 
     found = scores(one, other)
     assert found["nll_reference"].tolist() == pytest.approx([-math.log(0.7)])
     assert not found["kl"].any()
-    assert one.names.piece(int(one.windows.windows[0].targets[0])) == bytes(half)
+    assert one.names.bytes_of(int(one.windows.windows[0].targets[0])) == bytes(half)
 
 
 def test_bytes_find_the_token_in_a_byte_level_vocabulary(
@@ -343,7 +344,7 @@ def test_bytes_find_the_token_in_a_byte_level_vocabulary(
     backend = Tokenizer(models.BPE({c: n for n, c in enumerate(alphabet)}, []))
     backend.decoder = decoders.ByteLevel()
     vocabulary = Vocabulary(backend, bos_id=None, eos_id=None)
-    monkeypatch.setattr("klcli.sources.loading.load_tokenizer", lambda *_: vocabulary)
+    monkeypatch.setattr("klcli.sources.hf.tokenizer.load_tokenizer", lambda *_: vocabulary)
     top = [{"token": "\ufffd", "bytes": [0x9F], "logprob": -0.1}]
     lines: list[Line] = [
         {"token": "\ufffd", "bytes": [0xF0]},
@@ -351,7 +352,7 @@ def test_bytes_find_the_token_in_a_byte_level_vocabulary(
     ]
     listed = opened(write(tmp_path / "x.jsonl", lines), Path("any"))
     [window] = listed.windows.windows
-    pieces = [vocabulary.piece(int(i)) for i in (*window.inputs, *window.targets)]
+    pieces = [vocabulary.bytes_of(int(i)) for i in (*window.inputs, *window.targets)]
     assert pieces == [b"\xf0", b"\x9f"]
 
 
@@ -386,16 +387,16 @@ def good() -> list[Line]:
     ("change", "says"),
     [
         ({"position": 7}, "is position 7 and should be 2: there is a gap"),
-        ({"top_logprobs": None}, "no position with its top_logprobs"),
+        ({"top_logprobs": None}, "not a position with its top_logprobs"),
         ({"top_logprobs": []}, "the file has a gap"),
-        ({"top_logprobs": [{"token": "a"}]}, "no position with its top_logprobs"),
-        ({"top_logprobs": [{"logprob": -1}]}, "no position with its top_logprobs"),
-        ({"top_logprobs": [{"token": "a", "logprob": None}]}, "no position"),
-        ({"top_logprobs": [{"token": "a", "logprob": "much"}]}, "no position"),
-        ({"top_logprobs": [{"token": "a", "logprob": 10**400}]}, "no position"),
-        ({"top_logprobs": {"a": -0.5}}, "no position"),
-        ({"top_logprobs": 7}, "no position"),
-        ({"top_logprobs": ["a", "b"]}, "no position"),
+        ({"top_logprobs": [{"token": "a"}]}, "not a position with its top_logprobs"),
+        ({"top_logprobs": [{"logprob": -1}]}, "not a position with its top_logprobs"),
+        ({"top_logprobs": [{"token": "a", "logprob": None}]}, "not a position"),
+        ({"top_logprobs": [{"token": "a", "logprob": "much"}]}, "not a position"),
+        ({"top_logprobs": [{"token": "a", "logprob": 10**400}]}, "not a position"),
+        ({"top_logprobs": {"a": -0.5}}, "not a position"),
+        ({"top_logprobs": 7}, "not a position"),
+        ({"top_logprobs": ["a", "b"]}, "not a position"),
         ({"top_logprobs": [{"token": "a", "logprob": math.nan}]}, "line 3"),
         ({"top_logprobs": [{"token": "a", "logprob": math.inf}]}, "more than 1"),
         ({"top_logprobs": [{"token": "a", "logprob": 0.1}]}, "sum to 1.1"),
@@ -403,11 +404,11 @@ def good() -> list[Line]:
         ({"top_logprobs": [{"token": "a", "logprob": -2.0}] * 2}, "twice"),
         ({"logprob": math.nan, "token": "c"}, "line 3"),
         ({"logprob": -0.1, "token": "c"}, "sum to 1.8"),
-        ({"bytes": [256]}, "no position"),
-        ({"bytes": "abc"}, "no position"),
-        ({"bytes": 7}, "no position"),
-        ({"bytes": 10**30}, "no position"),
-        ({"token": "\ud800"}, "no position"),
+        ({"bytes": [256]}, "not a position"),
+        ({"bytes": "abc"}, "not a position"),
+        ({"bytes": 7}, "not a position"),
+        ({"bytes": 10**30}, "not a position"),
+        ({"token": "\ud800"}, "not a position"),
     ],
     ids=lambda value: str(value)[:50],
 )
@@ -433,7 +434,7 @@ def test_a_line_that_is_no_object_of_that_shape_is_an_error_that_names_it(
     lines = [json.dumps(one) for one in good()]
     lines[1:1] = [line]
     (tmp_path / "x.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(SourceError, match=r"x\.jsonl, line 2 is no position"):
+    with pytest.raises(SourceError, match=r"x\.jsonl, line 2 is not a position"):
         opened(tmp_path / "x.jsonl")
 
 

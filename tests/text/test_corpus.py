@@ -11,8 +11,9 @@ from typing import cast
 
 import pytest
 
+from klcli.choices import DocumentSplit
 from klcli.errors import CorpusError
-from klcli.text.corpus import Document, DocumentSplit, read_corpus
+from klcli.text.corpus import Document, read_corpus
 
 TEXT = "The cat sleeps.\r\nNaïve 東京 🙂\n"
 

@@ -9,14 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klcli.errors import CorpusError, UsageError
+from klcli.text.cutting import plan_windows
+from klcli.text.protocols import Protocol, choose_protocol
 from klcli.text.vocabulary import Vocabulary
-from klcli.text.windows import (
-    Protocol,
-    TokenizedDocument,
-    Window,
-    choose_protocol,
-    plan_windows,
-)
+from klcli.text.windows import TokenizedDocument, Window
 from tests.text import tokenizer_kinds
 
 BOS = 7

@@ -37,12 +37,17 @@ def vocabulary(kind: str) -> Vocabulary:
     return tokenizer_kinds.vocabulary(kind)
 
 
+def starts_of(encoding: Encoding) -> list[int]:
+    """The byte at which each token begins: where the one before it ended."""
+    return [0, *encoding.ends.tolist()][:-1]
+
+
 def spans(encoding: Encoding, text: str) -> list[bytes]:
     """The bytes of the text that each token covers."""
     if not len(encoding.ids):
         return []
     raw = text.encode()
-    bounds = zip(encoding.starts.tolist(), encoding.ends.tolist(), strict=True)
+    bounds = zip(starts_of(encoding), encoding.ends.tolist(), strict=True)
     return [raw[start:end] for start, end in bounds]
 
 
@@ -82,7 +87,7 @@ def test_every_word_begins_in_the_one_token_that_covers_its_first_byte(
         return
     assert encoding.words.sum() == len(text.split())
     first_bytes = [len(text[: match.start()].encode()) for match in re.finditer(r"\S+", text)]
-    for start, end, words in zip(encoding.starts, encoding.ends, encoding.words, strict=True):
+    for start, end, words in zip(starts_of(encoding), encoding.ends, encoding.words, strict=True):
         assert words == sum(start <= first < end for first in first_bytes)
 
 
@@ -93,7 +98,7 @@ def test_every_word_begins_in_the_one_token_that_covers_its_first_byte(
 def test_spans_of_byte_level_tokens_are_exact_even_inside_a_character(text: str) -> None:
     byte_level = vocabulary("byte-level")
     encoding = byte_level.encode(text)
-    assert spans(encoding, text) == [byte_level.piece(i) for i in encoding.ids.tolist()]
+    assert spans(encoding, text) == [byte_level.bytes_of(i) for i in encoding.ids.tolist()]
 
 
 def test_a_character_of_several_byte_level_tokens_is_shared_out_among_them() -> None:
@@ -124,7 +129,7 @@ def test_the_fixtures_corpus_has_exact_spans_and_all_its_words(fixtures: Path) -
     tokens = Vocabulary(tokenizer, bos_id=1, eos_id=1)
     encoding = tokens.encode(text)
     assert len(encoding.ids) == 3585
-    assert spans(encoding, text) == [tokens.piece(i) for i in encoding.ids.tolist()]
+    assert spans(encoding, text) == [tokens.bytes_of(i) for i in encoding.ids.tolist()]
     assert encoding.words.sum() == len(text.split())
     assert not tokens.adds_bos
 
@@ -136,7 +141,7 @@ def test_no_text_has_no_tokens(kind: str) -> None:
 
 
 def test_without_tokens_there_is_no_start_of_a_token() -> None:
-    assert len(vocabulary("byte-level").encode("").starts) == 0
+    assert len(vocabulary("byte-level").encode("").ends) == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -237,14 +242,14 @@ def test_the_prefix_is_bos_or_else_eos(
 def test_pieces_of_plain_text_join_to_the_text(kind: str) -> None:
     text = "The cat sleeps." if kind == "word-level" else "ab a"
     tokens = vocabulary(kind)
-    pieces = [tokens.piece(i) for i in tokens.encode(text).ids.tolist()]
+    pieces = [tokens.bytes_of(i) for i in tokens.encode(text).ids.tolist()]
     assert b"".join(pieces).lstrip() == text.encode()
 
 
 def test_the_piece_of_a_byte_fallback_token_is_its_byte() -> None:
     llama = vocabulary("llama-2")
     ids = llama.encode("東").ids.tolist()
-    assert [llama.piece(i) for i in ids][-3:] == [b"\xe6", b"\x9d", b"\xb1"]
+    assert [llama.bytes_of(i) for i in ids][-3:] == [b"\xe6", b"\x9d", b"\xb1"]
     assert llama.string(ids[-1]) == "<0xB1>"
 
 
@@ -252,7 +257,7 @@ def test_a_byte_fallback_string_is_plain_text_to_a_byte_level_tokenizer() -> Non
     tokenizer = Tokenizer(models.WordLevel({"<0xE2>": 0, "<unk>": 1}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
     tokenizer.decoder = decoders.ByteLevel()
-    assert Vocabulary(tokenizer, bos_id=None, eos_id=None).piece(0) == b"<0xE2>"
+    assert Vocabulary(tokenizer, bos_id=None, eos_id=None).bytes_of(0) == b"<0xE2>"
 
 
 @pytest.mark.parametrize(
@@ -270,12 +275,12 @@ def test_a_token_has_a_string_and_the_bytes_it_stands_for(
     kind: str, token_id: int, string: str | None, piece: bytes
 ) -> None:
     assert vocabulary(kind).string(token_id) == string
-    assert vocabulary(kind).piece(token_id) == piece
+    assert vocabulary(kind).bytes_of(token_id) == piece
 
 
 def test_a_token_inside_a_word_has_no_space_and_one_that_begins_a_word_has() -> None:
     wordpiece = vocabulary("wordpiece")
-    pieces = {wordpiece.string(i): wordpiece.piece(i) for i in range(wordpiece.size)}
+    pieces = {wordpiece.string(i): wordpiece.bytes_of(i) for i in range(wordpiece.size)}
     assert pieces["##b"] == b"b"
     assert pieces["b"] == b" b"
 
@@ -297,7 +302,7 @@ def test_bytes_that_are_no_character_are_written_in_hexadecimal(
 
 
 def test_without_a_tokenizer_a_token_reads_as_its_number() -> None:
-    assert NumberedTokens(50).piece(17) == b" #17"
+    assert NumberedTokens(50).bytes_of(17) == b" #17"
     assert NumberedTokens(50).size == 50
 
 

@@ -9,17 +9,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from klcli.errors import CorpusError, UsageError
+from klcli.text.cutting import plan_windows, tokenize
+from klcli.text.protocols import Protocol, choose_protocol
 from klcli.text.vocabulary import Vocabulary
-from klcli.text.windows import (
-    Protocol,
-    TokenizedDocument,
-    Window,
-    WindowTable,
-    choose_protocol,
-    plan_batches,
-    plan_windows,
-    tokenize,
-)
+from klcli.text.windows import TokenizedDocument, Window, WindowTable, plan_batches
 from tests.text import tokenizer_kinds
 
 BOS = 7
@@ -435,7 +428,7 @@ def test_what_is_given_by_hand_goes_before_the_preset() -> None:
         pytest.param(
             "llama.cpp",
             {"context": 8, "bos": "document"},
-            "a BOS into every window or into none",
+            "--protocol llama.cpp takes --bos none or window, not document",
             id="llama.cpp document",
         ),
     ],

@@ -1,0 +1,35 @@
+"""What both sources are asked about: the tokens, windows and ids that they share.
+
+Two live models: the windows come from the corpus and the reference's tokenizer, once the two
+vocabularies are found equal. With a recording or a logit file they come from the file, and a live
+model follows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from klcli.align.alignment import Alignment
+from klcli.align.checks import check_ids, check_tasks, check_vocabularies, check_widths
+from klcli.align.corpora import from_corpora
+from klcli.align.files import from_files
+from klcli.sources import Source
+from klcli.text.corpus import Corpus
+from klcli.text.scope import Scope
+
+__all__ = ["Alignment", "align"]
+
+
+def align(sources: Sequence[Source], corpora: Sequence[Corpus], scope: Scope) -> Alignment:
+    """Settle which tokens one source, or two, are scored on.
+
+    Raises:
+        UsageError: a corpus is missing, or an option does not apply.
+        CorpusError: a corpus is too short.
+        MismatchError: the sources do not share a vocabulary, their tokens or their windows.
+    """
+    check_tasks(sources, scope)
+    notices = [*check_vocabularies(sources), *check_widths(sources)]
+    found = from_files(sources, corpora, scope) or from_corpora(sources, corpora, scope)
+    table = found.table.limited(scope.limit)
+    check_ids(table, sources)
+    return replace(found, table=table, notices=(*notices, *found.notices))

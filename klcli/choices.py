@@ -1,0 +1,56 @@
+"""The words that options take, a ``Literal`` each.
+
+Click, the type checker and the checks of requests all take them from here. (The names of protocols
+stand beside what they mean, in ``text/protocols.py``.)
+"""
+
+from dataclasses import field, fields
+from typing import Any, Literal, get_args, get_origin
+
+from klcli.errors import UsageError
+
+Task = Literal["causal", "masked"]
+TaskChoice = Literal["auto", "causal", "masked"]
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+ValueKind = Literal["logits", "log_probs", "probs"]
+ValueChoice = Literal["auto", "logits", "log_probs", "probs"]
+BosPlace = Literal["none", "document", "window"]
+Bos = Literal["auto", "none", "document", "window"]
+SpecialTokens = Literal["text", "parse"]
+DocumentSplit = Literal["file", "line", "blank"]
+Pll = Literal["original", "word"]
+NoiseFloor = Literal["batch", "dtype", "attention"]
+RecordingKind = Literal["hidden", "logits", "topk"]
+RecordingChoice = Literal["auto", "hidden", "logits", "topk"]
+SliceBy = Literal["confidence", "position", "kind"]
+TokenChoice = Literal["all", "outliers", "none"]
+Format = Literal["table", "json", "jsonl", "csv", "markdown"]
+
+
+def choices_of(annotation: Any) -> tuple[str, ...]:
+    """The words of a ``Literal``, or of an optional one; none for any other type."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return next((found for part in get_args(annotation) if (found := choices_of(part))), ())
+
+
+def at_least(least: int, default: Any = None) -> Any:
+    """A field of a request that holds a whole number, ``least`` or more."""
+    return field(default=default, metadata={"least": least})
+
+
+def check_fields(request: Any) -> None:
+    """Hold each field of a request against its choices, or its least number.
+
+    Raises:
+        UsageError: a value is not one of the choices, or too small.
+    """
+    for one in (one for one in fields(request) if one.init):
+        value, option = getattr(request, one.name), f"--{one.name.replace('_', '-')}"
+        choices, least = choices_of(one.type), one.metadata.get("least")
+        if value is None:
+            continue
+        if choices and value not in choices:
+            raise UsageError(f"{option} {value}: one of {', '.join(choices)} is wanted")
+        if least is not None and value < least:
+            raise UsageError(f"{option} must be at least {least}, not {value}")

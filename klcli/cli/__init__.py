@@ -1,0 +1,52 @@
+"""The command line: parse, call one function, show the result, exit. No arithmetic.
+
+``main`` is the only place where an error becomes a message and an exit code. Nothing here imports
+torch or transformers before a command needs them.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from klcli import torchrun
+from klcli.cli.commands import cli
+from klcli.cli.showing import safe
+from klcli.errors import ExitCode, KlcliError
+
+__all__ = ["cli", "main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program and exit: the only place where an error becomes a message and a code."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of loaders; klcli has its own
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console may lack a letter
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: Sequence[str] | None) -> int:
+    try:
+        return int(cli.main(arguments, prog_name="klcli", standalone_mode=False) or 0)
+    except KlcliError as error:
+        if not (error.said or (error.said is None and not torchrun.is_first_rank())):
+            click.echo(f"Error{_which_rank()}: {safe(str(error))}", err=True)
+        return error.exit_code
+    except click.Abort:
+        if torchrun.is_first_rank():
+            click.echo("Interrupted.", err=True)
+        return ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        if torchrun.is_first_rank():
+            error.show()
+        return error.exit_code
+
+
+def _which_rank() -> str:
+    """Who makes an error, where there are several processes."""
+    rank = torchrun.rank_among_several()
+    return "" if rank is None else f" (rank {rank})"

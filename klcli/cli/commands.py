@@ -1,0 +1,230 @@
+"""The commands: each calls one public function and shows what comes back."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from klcli import __version__, torchrun
+from klcli.choices import Format, SliceBy, TokenChoice
+from klcli.cli.options import (
+    compare_options,
+    judging_options,
+    output_options,
+    recording_options,
+    run_options,
+    source_options,
+    window_options,
+)
+from klcli.cli.progress import progress_hooks
+from klcli.cli.showing import print_report, print_warnings, safe, verdict_code
+from klcli.errors import ExitCode
+
+if TYPE_CHECKING:
+    from klcli.judge.report import Report
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="klcli", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Tell whether two language models still predict the same thing.
+
+    \b
+    klcli compare model-a model-b corpus.txt
+    klcli compare model-a model-b corpus.txt --gate 'kl.mean<=0.01' --output run.json
+    klcli perplexity model corpus.txt
+
+    Exit codes: 0 done, and every gate passed; 1 error; 2 usage; 3 a gate failed; 4 a gate is
+    inconclusive; 130 interrupted.
+    """  # noqa: D301
+
+
+@cli.command()
+@click.argument("reference")
+@click.argument("candidate")
+@click.argument("corpus", nargs=-1)
+@window_options
+@source_options(sided=True)
+@compare_options
+@run_options
+@output_options
+def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: Any) -> int:
+    """Compare what two models predict: KL, NLL and perplexity; outliers; gates.
+
+    \b
+    klcli compare gpt2 distilgpt2 corpus.txt
+    klcli compare model-f32/ model-4bit/ corpus.txt --gate 'kl.mean<=0.01' --output run.json
+    klcli compare model/ model/ corpus.txt --candidate-dtype bfloat16
+    klcli compare base.recording model-4bit/ --gate 'top1_agreement>=0.98'
+    klcli compare teacher.npz student.safetensors
+
+    REFERENCE and CANDIDATE are each a Hub id, a model folder, a .gguf file, a recording, or a logit
+    file (.npy .npz .pt .safetensors, llama.cpp's base files, or .jsonl with top_logprobs). CORPUS
+    is any number of text files, .jsonl with a "text" field, .gz of these, or - for stdin;
+    recordings and logit files bring their tokens and need none. Every divergence is
+    KL(REFERENCE‖CANDIDATE) in nats.
+    """  # noqa: D301
+    from klcli.api import compare as run
+
+    inputs = (reference, candidate, *corpus)
+    return _run(lambda **hooks: run(reference, candidate, corpus, **hooks), inputs, **options)
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("corpus", nargs=-1)
+@window_options
+@source_options(sided=False)
+@run_options
+@output_options
+def perplexity(model: str, corpus: tuple[str, ...], **options: Any) -> int:
+    """Score a text with one model: NLL, perplexity, bits per byte.
+
+    \b
+    klcli perplexity gpt2 corpus.txt
+    klcli perplexity model.gguf wiki.txt code.txt --context 1024
+    klcli perplexity model/ wiki.test.raw --protocol llama.cpp --gate 'perplexity<=24'
+
+    MODEL is a Hub id, a model folder, a .gguf file, a recording, or a logit file. Several CORPUS
+    files give a row each and a total over all their tokens.
+    """  # noqa: D301
+    from klcli.api import perplexity as run
+
+    return _run(lambda **hooks: run(model, corpus, **hooks), (model, *corpus), **options)
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("corpus", nargs=-1, required=True)
+@recording_options
+@window_options
+@source_options(sided=False)
+@click.option("--quiet", is_flag=True, help="No progress and no summary on stderr.")
+def record(model: str, corpus: tuple[str, ...], output: str, quiet: bool, **options: Any) -> int:
+    """Save a model's predictions, to compare other models with them later.
+
+    \b
+    klcli record gpt2 corpus.txt -o gpt2.recording
+    klcli record model/ wiki.txt -o base.kld --context 512
+    klcli compare gpt2.recording distilgpt2
+
+    Run again after a kill it goes on where it stopped; a complete recording is left untouched.
+    """  # noqa: D301
+    from klcli.api import record as run
+
+    with progress_hooks(quiet) as hooks:
+        done = run(model, corpus, output, **(options | hooks))
+    if not quiet:
+        if done.reason:
+            click.echo(f"Warning: {safe(done.reason)}", err=True)
+        new = done.rows - done.rows_before
+        click.echo(
+            f"{safe(output)}: {done.kind}, {done.rows:,} tokens ({new:,} new), "
+            f"{done.bytes:,} bytes",
+            err=True,
+        )
+    return ExitCode.DONE
+
+
+@cli.command()
+@click.argument("saved", metavar="RUN")
+@judging_options
+def report(saved: str, **options: Any) -> int:
+    """Show a saved run again, in any format and under other gates.
+
+    \b
+    klcli report base.run
+    klcli report base.run --format markdown --gate 'kl.p99<=0.5'
+    klcli report run.json
+
+    RUN is a folder kept with --run, or a report (.json), which holds no single tokens.
+    """  # noqa: D301
+    from klcli.api import report as run
+
+    def job(progress: object, status: object, announce: object, **settings: Any) -> "Report":
+        return run(saved, **settings)
+
+    return _run(job, (saved,), **options)
+
+
+@cli.command()
+@click.argument("saved", nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "-o",
+    "--run",
+    "whole",
+    required=True,
+    type=click.Path(),
+    metavar="RUN",
+    help="The folder to keep the whole run in.",
+)
+@output_options
+def merge(saved: tuple[str, ...], whole: str, **options: Any) -> int:
+    """Join the shards of one run; the report is that of one run.
+
+    \b
+    klcli compare a b corpus.txt --shard 1/2 --run part1.run
+    klcli compare a b corpus.txt --shard 2/2 --run part2.run
+    klcli merge part1.run part2.run -o whole.run --gate 'kl.mean<=0.01'
+    """  # noqa: D301
+    from klcli.api import merge as join
+    from klcli.api import report as run
+
+    def job(progress: object, status: object, announce: object, **settings: Any) -> "Report":
+        join(saved, whole)
+        return run(whole, **settings)
+
+    return _run(job, saved, **options)
+
+
+@cli.command()
+@click.argument("path", metavar="FILE")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How it is printed.",
+)
+def inspect(path: str, format_: str) -> int:
+    """Show what a recording, logit file or report holds, without running a model.
+
+    \b
+    klcli inspect gpt2.recording
+    klcli inspect base.kld --format json
+    """  # noqa: D301
+    from klcli.inspection import inspect as look
+    from klcli.render.data import render_facts
+
+    render_facts(look(path), sys.stdout, as_json=format_ == "json")
+    return ExitCode.DONE
+
+
+def _run(
+    job: Callable[..., "Report"],
+    inputs: Sequence[str],
+    *,
+    tokens: TokenChoice,
+    slices: tuple[SliceBy, ...],
+    format_: Format,
+    outputs: tuple[str, ...],
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Do the job with progress shown, write and print its report, and return the exit code."""
+    from klcli.render.files import check_outputs, write_outputs
+    from klcli.render.view import View
+
+    check_outputs(outputs, inputs)
+    with progress_hooks(quiet or not torchrun.is_first_rank()) as hooks:
+        report = job(**options, **hooks)
+    if not torchrun.is_first_rank():
+        return ExitCode.DONE
+    view = View(tokens=tokens, slices=slices)
+    write_outputs(report, outputs, view)
+    if not quiet:
+        print_warnings(report, view)
+    print_report(report, format_, view)
+    return verdict_code(report.verdict)

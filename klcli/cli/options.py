@@ -1,0 +1,359 @@
+"""Options of commands, by concern. Their choices are those of the requests."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from klcli.choices import (
+    Bos,
+    DocumentSplit,
+    DtypeName,
+    Format,
+    NoiseFloor,
+    Pll,
+    RecordingChoice,
+    SliceBy,
+    SpecialTokens,
+    TaskChoice,
+    TokenChoice,
+    ValueChoice,
+    choices_of,
+)
+from klcli.text.protocols import PRESETS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def one_of(words: Any) -> click.Choice[str]:
+    """The words of a ``Literal`` as the type of an option."""
+    return click.Choice(choices_of(words))
+
+
+def several(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, shown in the order in which they are written."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+def _protocols() -> str:
+    """What each protocol does, in a line."""
+    first, *others = (f"{name} {preset.says}" for name, preset in PRESETS.items())
+    return f"{first}. Others score as programs of their name do: {'; '.join(others)}"
+
+
+window_options = several(
+    click.option(
+        "--protocol",
+        type=click.Choice(tuple(PRESETS)),
+        help=f"How the text becomes windows: {_protocols()}. The four options below change its "
+        "parts.  [default: rolling]",
+    ),
+    click.option(
+        "--context",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Tokens a model reads at once.  [default: 512, or what the model can read if less]",
+    ),
+    click.option(
+        "--stride",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Tokens between the starts of two windows; what is read again is not scored again.  "
+        "[default: --context]",
+    ),
+    click.option(
+        "--score-from",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="First position of a window whose prediction is scored.  [default: 0; llama.cpp: half "
+        "of --context]",
+    ),
+    click.option(
+        "--bos",
+        type=one_of(Bos),
+        default="auto",
+        show_default=True,
+        help="Where a BOS token is put: before each document, each window, or nowhere. auto: each "
+        "window if the tokenizer adds one by itself, else nowhere.",
+    ),
+    click.option(
+        "--special-tokens",
+        type=one_of(SpecialTokens),
+        help="Whether a string such as <unk> in the text is text or that token.  [default: text]",
+    ),
+    click.option(
+        "--documents",
+        type=one_of(DocumentSplit),
+        help="What one document is: the file, a line, or a paragraph between blank lines. A line "
+        "of .jsonl is always one.  [default: file; line with --protocol evaluate]",
+    ),
+    click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Score only the first N windows of each corpus.",
+    ),
+    click.option(
+        "--pll",
+        type=one_of(Pll),
+        help="For masked models, what is hidden with a token that is scored: nothing else, or the "
+        "rest of its word.  [default: original]",
+    ),
+    click.option(
+        "--mask-every",
+        type=click.IntRange(min=1),
+        metavar="K",
+        help="For masked models, hide every K-th token at once, K forward rows a window: faster, "
+        "and an approximation.  [default: one token at a time]",
+    ),
+)
+
+
+def _sided(name: str, what: str, **settings: Any) -> Callable[[Command], Command]:
+    """An option for both sides, and one for each."""
+    option = name.replace("_", "-")
+    return several(
+        click.option(f"--{option}", help=what, **settings),
+        *(
+            click.option(f"--{side}-{option}", help=f"--{option} for the {side}.",
+                         **{k: v for k, v in settings.items() if k in ("type", "metavar")})
+            for side in ("reference", "candidate")
+        ),
+    )  # fmt: skip
+
+
+def _source_settings() -> dict[str, tuple[str, dict[str, Any]]]:
+    return {
+        "dtype": (
+            "Number format of the weights; auto is the checkpoint's, float32 for GGUF.",
+            {"type": one_of(DtypeName), "default": "auto", "show_default": True},
+        ),
+        "device": (
+            "Where the model runs: auto, cpu, cuda, cuda:1, mps. auto is a GPU if there is one; a "
+            "model too large for it is split over all GPUs and the machine's memory.",
+            {"metavar": "DEVICE", "default": "auto", "show_default": True},
+        ),
+        "revision": ("Branch, tag or commit of a Hub model.", {"metavar": "REVISION"}),
+        "values": (
+            "What the numbers of a logit file are; auto goes by the array's name.",
+            {"type": one_of(ValueChoice), "default": "auto", "show_default": True},
+        ),
+        "token_ids": (
+            "Token ids of a logit file that has none in it (.npy).",
+            {"type": click.Path(exists=True, dir_okay=False), "metavar": "FILE"},
+        ),
+    }
+
+
+def source_options(*, sided: bool) -> Callable[[Command], Command]:
+    """How sources are opened; ``sided`` where there are two."""
+    decorators = []
+    for name, (what, settings) in _source_settings().items():
+        if sided:
+            decorators.append(_sided(name, what, **settings))
+        else:
+            decorators.append(click.option(f"--{name.replace('_', '-')}", help=what, **settings))
+    return several(
+        click.option(
+            "--task",
+            type=one_of(TaskChoice),
+            default="auto",
+            show_default=True,
+            help="What models predict: the next token, or a hidden one. auto goes by the config.",
+        ),
+        *decorators,
+        click.option(
+            "--tokenizer",
+            metavar="MODEL",
+            help="Model or folder whose tokenizer gives the words of a logit file.",
+        ),
+        click.option(
+            "--trust-remote-code",
+            is_flag=True,
+            help="Run Python code that comes with a model. Only for models you trust.",
+        ),
+        click.option(
+            "--compile",
+            is_flag=True,
+            help="Compile the blocks of models with torch.compile, which takes a while: for long "
+            "runs. 16-bit models round otherwise then, about as far from themselves as from "
+            "float32. Needs a C++ compiler on a CPU, and Triton on a GPU.",
+        ),
+        click.option(
+            "--batch-tokens",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Tokens in one forward pass; fewer need less memory.  [default: 2048 on a CPU, "
+            "16384 on a GPU]",
+        ),
+    )
+
+
+run_options = several(
+    click.option(
+        "--until",
+        metavar="GOAL",
+        help="End early: 'decided', when every gate is, or 'kl.mean±0.001' (or +-), when the mean "
+        "is known that well. Windows are drawn at random, and the answer is about this text.",
+    ),
+    click.option(
+        "--kl-bound",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="NATS",
+        help="The most the KL of a token can be, if you know it: --until is then exact, not "
+        "asymptotic.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="In which random order --until draws windows.",
+    ),
+    click.option(
+        "--run",
+        type=click.Path(),
+        metavar="DIR",
+        help="Keep the run in a folder, for klcli report and --baseline. The same command goes on "
+        "there after a kill.",
+    ),
+    click.option(
+        "--shard",
+        metavar="I/N",
+        help="Score only the I-th of N parts, to be joined by klcli merge. Needs --run.",
+    ),
+)
+
+output_options = several(
+    click.option(
+        "--tokens",
+        type=one_of(TokenChoice),
+        default="outliers",
+        show_default=True,
+        help="Which tokens the table lists.",
+    ),
+    click.option(
+        "--slice",
+        "slices",
+        multiple=True,
+        type=one_of(SliceBy),
+        help="Also show the tokens by confidence of the reference (or model), by position in the "
+        "window, or by kind of text. The JSON has all three. Can be given several times.",
+    ),
+    click.option(
+        "--format",
+        "format_",
+        type=one_of(Format),
+        default="table",
+        show_default=True,
+        help="What is printed on stdout; jsonl and csv have one line a token.",
+    ),
+    click.option(
+        "--output",
+        "outputs",
+        multiple=True,
+        type=click.Path(),
+        metavar="FILE",
+        help="Write the result to a file too, in the format of its ending: .json .jsonl .csv .md. "
+        "Can be given several times.",
+    ),
+    click.option(
+        "--gate",
+        "gates",
+        multiple=True,
+        metavar="EXPR",
+        help="Fail with exit code 3 unless it holds, as in 'kl.mean<=0.01': any metric of the "
+        "JSON, <= or >=. Can be given several times.",
+    ),
+    click.option(
+        "--gate-confidence",
+        type=click.FloatRange(0.5, 1, max_open=True),
+        metavar="P",
+        help="Let intervals of this confidence decide: a gate passes if the whole interval is "
+        "inside, fails if it is wholly outside, and is inconclusive otherwise (exit code 4).  "
+        "[default: the number itself decides]",
+    ),
+    click.option(
+        "--baseline",
+        type=click.Path(exists=True),
+        metavar="RUN",
+        help="An earlier run that gates such as 'kl.mean<=1.1*baseline' speak of: a folder kept "
+        "with --run, paired token by token, or a report (.json).",
+    ),
+    click.option(
+        "--allow-excluded",
+        is_flag=True,
+        help="Let a gate pass although tokens were left out because a model gave NaN or +inf.",
+    ),
+    click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
+)
+
+
+compare_options = several(
+    click.option(
+        "--outliers",
+        type=click.IntRange(min=0),
+        default=10,
+        show_default=True,
+        metavar="N",
+        help="How many outlier tokens are reported: the N with the largest KL, and the N that "
+        "stand out most among tokens of like confidence.",
+    ),
+    click.option(
+        "--one-at-a-time",
+        is_flag=True,
+        help="Keep one model in memory at a time: the reference's predictions go through a "
+        "temporary recording.",
+    ),
+    click.option(
+        "--noise-floor",
+        type=one_of(NoiseFloor),
+        help="Score the reference against itself too, one sequence at a time, in another number "
+        "format or with the plain attention kernel: a KL below that shows nothing.",
+    ),
+)
+
+recording_options = several(
+    click.option(
+        "-o",
+        "--output",
+        required=True,
+        type=click.Path(),
+        metavar="RECORDING",
+        help="The folder to record to, or a file ending in .kld for llama.cpp's --kl-divergence.",
+    ),
+    click.option(
+        "--kind",
+        type=one_of(RecordingChoice),
+        default="auto",
+        show_default=True,
+        help="What is kept of each token: hidden, the final hidden state (small and exact, with "
+        "the output head once); logits; topk, the most probable tokens (divergences are lower "
+        "bounds). auto: hidden if a probe proves that the head gives the model's own logits, else "
+        "logits.",
+    ),
+    click.option(
+        "--top-k",
+        type=click.IntRange(min=1),
+        default=1024,
+        show_default=True,
+        metavar="K",
+        help="How many tokens --kind topk keeps.",
+    ),
+)
+
+
+def judging_options(command: Command) -> Command:
+    """Of the output options, those that a saved run can be shown with; outliers besides."""
+    return click.option(
+        "--outliers",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="How many outlier tokens are reported.  [default: as many as the run was made with]",
+    )(output_options(command))

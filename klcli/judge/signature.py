@@ -1,0 +1,48 @@
+"""The signature: one line that names what was measured. Equal signatures, comparable numbers."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from klcli.align.alignment import Alignment
+from klcli.sources.conditions import Conditions
+
+
+def signature(alignment: Alignment, conditions: Conditions, tokens: int) -> str:
+    """The signature of a run that scored so many tokens."""
+    short = {"reference": "ref", "candidate": "cand", "model": "model"}
+    sides = [f"{short[role]}:{_model(model)}" for role, model in conditions.models.items()]
+    corpora = "+".join(corpus.sha256[:16] for corpus in alignment.table.corpora) or _hash_of(
+        alignment
+    )
+    protocol = alignment.table.protocol
+    named = {
+        "protocol": protocol["name"],
+        "context": protocol["context"],
+        "stride": protocol["stride"],
+        "score_from": protocol["score_from"],
+        "bos": protocol["bos"],
+        "special": protocol["special_tokens"],
+        "documents": protocol["documents"],
+        **{name: protocol[name] for name in ("pll", "mask_every") if name in protocol},
+    }
+    parts = [f"{name}:{'-' if value is None else value}" for name, value in named.items()]
+    begin = [f"klcli:{conditions.environment['klcli']}", *sides, f"corpus:{corpora}"]
+    return "|".join([*begin, *parts, f"tokens:{tokens}"])
+
+
+def _model(provenance: Mapping[str, Any]) -> str:
+    revision, dtype = provenance.get("revision"), provenance.get("dtype")
+    at = f"@{revision}" if revision else ""
+    return f"{provenance['source']}{at}{f':{dtype}' if dtype else ''}"
+
+
+def _hash_of(alignment: Alignment) -> str:
+    """Where a file brought the tokens: a hash of them in the place of the text's."""
+    digest = hashlib.sha256()
+    for window in alignment.table.windows:
+        digest.update(window.inputs.astype(np.int64).tobytes())
+        digest.update(window.targets.astype(np.int64).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,401 @@
+"""What is asked for: frozen requests, checked once where they are made.
+
+The public functions take keyword arguments (``RunOptions``, ``CompareOptions``); here they become
+requests, and from here on nothing is an option any more.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypedDict, TypeVar
+
+from klcli.choices import (
+    Bos,
+    DocumentSplit,
+    DtypeName,
+    NoiseFloor,
+    Pll,
+    SpecialTokens,
+    TaskChoice,
+    ValueChoice,
+    at_least,
+    check_fields,
+)
+from klcli.errors import UsageError
+from klcli.hooks import Hooks, Progress
+from klcli.judge.gate import Gate, interval_fields, parse_gate
+from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
+from klcli.judge.until import Goal, parse_until
+from klcli.measure.shard import WHOLE, Shard, parse_shard
+from klcli.sources.kinds import kind_of
+from klcli.sources.options import LoadOptions, RecordingFormat
+from klcli.text.corpus import STDIN
+from klcli.text.protocols import ProtocolName
+from klcli.text.scope import Scope
+
+Metrics = Mapping[str, tuple[str, ...]]
+AnyPath = str | os.PathLike[str]
+Paths = AnyPath | Sequence[AnyPath]
+Request = TypeVar("Request")
+
+DEFAULT_OUTLIERS = 10
+
+
+class RunOptions(TypedDict, total=False):
+    """Keyword arguments of ``perplexity``, and with those of ``CompareOptions`` of ``compare``.
+
+    docs/python.md says what each does; the command line calls them by the same names.
+    """
+
+    protocol: ProtocolName | None
+    context: int | None
+    stride: int | None
+    score_from: int | None
+    bos: Bos
+    special_tokens: SpecialTokens | None
+    documents: DocumentSplit | None
+    limit: int | None
+    pll: Pll | None
+    mask_every: int | None
+    task: TaskChoice
+    dtype: DtypeName
+    device: str
+    revision: str | None
+    trust_remote_code: bool
+    compile: bool
+    values: ValueChoice
+    token_ids: str | None
+    tokenizer: str | None
+    batch_tokens: int | None
+    gates: Sequence[str]
+    allow_excluded: bool
+    gate_confidence: float | None
+    baseline: str | None
+    until: str | None
+    kl_bound: float | None
+    seed: int
+    run: str | None
+    shard: str | None
+    progress: Progress | None
+    status: Callable[[str], None] | None
+    announce: Callable[[str], None] | None
+
+
+class CompareOptions(RunOptions, total=False):
+    """Keyword arguments of ``compare`` beside those of ``RunOptions``.
+
+    What stands for one side only goes before what stands for both.
+    """
+
+    outliers: int
+    one_at_a_time: bool
+    noise_floor: NoiseFloor | None
+    reference_dtype: DtypeName | None
+    candidate_dtype: DtypeName | None
+    reference_device: str | None
+    candidate_device: str | None
+    reference_revision: str | None
+    candidate_revision: str | None
+    reference_values: ValueChoice | None
+    candidate_values: ValueChoice | None
+    reference_token_ids: str | None
+    candidate_token_ids: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the numbers of a run are held against.
+
+    ``metrics`` are those that the command knows, with their fields. With ``gate_confidence``
+    intervals decide; ``baseline`` is the earlier run that relative gates speak of.
+
+    Raises:
+        UsageError: a gate that cannot be parsed, or that lacks what it needs.
+    """
+
+    gates: Sequence[str] = ()
+    gate_confidence: float | None = None
+    baseline: str | None = None
+    allow_excluded: bool = False
+    metrics: Metrics
+    parsed: tuple[Gate, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        confidence = self.gate_confidence
+        if confidence is not None and not 0.5 <= confidence < 1:
+            raise UsageError(f"--gate-confidence {confidence:g}: from 0.5 to below 1 is wanted")
+        texts = [self.gates] if isinstance(self.gates, str) else self.gates
+        gates = tuple(parse_gate(text, self.metrics) for text in texts)
+        for gate in gates if confidence is not None else ():
+            interval_fields(gate, self.metrics)
+        relative = [gate.text for gate in gates if gate.relative]
+        if relative and self.baseline is None:
+            raise UsageError(f"--gate {relative[0]!r} speaks of a baseline: give --baseline RUN")
+        object.__setattr__(self, "parsed", gates)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """When a run may end early, and in which order its windows are drawn for that.
+
+    Raises:
+        UsageError: a bound that is not a positive number, or a negative seed.
+    """
+
+    until: str | None = None
+    kl_bound: float | None = None
+    seed: int = at_least(0, 0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.kl_bound is not None and not 0 < self.kl_bound < math.inf:
+            raise UsageError(f"--kl-bound {self.kl_bound:g}: a number of nats above 0 is wanted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """Where a run is kept, and which part of it is scored.
+
+    Raises:
+        UsageError: a part that is not one, or that is not kept anywhere.
+    """
+
+    run: str | None = None
+    shard: str | None = None
+    part: Shard = field(init=False)
+
+    def __post_init__(self) -> None:
+        part = WHOLE if self.shard is None else parse_shard(self.shard)
+        if self.shard is not None and self.run is None:
+            raise UsageError("--shard is a part of a run that is joined later: give --run DIR too")
+        object.__setattr__(self, "part", part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What ``compare`` and ``perplexity`` have in common: sources are scored on a text.
+
+    ``specs`` are what the user named, one source or the reference and the candidate, and ``loads``
+    how each is opened. ``goal`` is what ``stopping.until`` says.
+
+    Raises:
+        UsageError: parts of the request contradict each other.
+    """
+
+    specs: tuple[str, ...]
+    loads: tuple[LoadOptions, ...]
+    corpora: tuple[str, ...]
+    scope: Scope
+    limits: Limits
+    stopping: Stopping
+    keeping: Keeping
+    hooks: Hooks
+    batch_tokens: int | None = at_least(1)
+    outliers: int = at_least(0, DEFAULT_OUTLIERS)
+    one_at_a_time: bool = False
+    noise_floor: NoiseFloor | None = None
+    goal: Goal | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        goal, until = None, self.stopping.until
+        if until is not None:
+            goal = parse_until(until, self.limits.parsed, known=self.limits.metrics)
+            if self.keeping.run is not None:
+                raise UsageError(
+                    "--until ends a run early, and --run keeps whole ones: leave one out"
+                )
+            if self.limits.allow_excluded:
+                raise UsageError("--until needs every token: leave out --allow-excluded")
+        object.__setattr__(self, "goal", goal)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """What ``record`` is asked for: where a model's predictions on a text are kept, and how.
+
+    Raises:
+        UsageError: a ``.kld`` file that shall hold what it cannot.
+    """
+
+    model: str
+    load: LoadOptions
+    corpora: tuple[str, ...]
+    output: str
+    scope: Scope
+    format: RecordingFormat
+    hooks: Hooks
+    batch_tokens: int | None = at_least(1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.is_base_file:
+            self._check_base_file()
+
+    @property
+    def is_base_file(self) -> bool:
+        """Whether it is a file for llama.cpp, not a recording of klcli."""
+        return self.output.endswith(".kld")
+
+    def _check_base_file(self) -> None:
+        scope = self.scope
+        if scope.protocol != "llama.cpp":
+            raise UsageError(
+                f"a .kld file has the protocol llama.cpp: leave out --protocol {scope.protocol}"
+            )
+        if scope.score_from is not None or scope.stride is not None:
+            raise UsageError(
+                "a .kld file scores the second half of disjoint chunks: leave out --score-from and "
+                "--stride"
+            )
+        if self.format.kind != "auto":
+            raise UsageError(f"a .kld file holds 16-bit codes: leave out --kind {self.format.kind}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """What ``report`` is asked for: a saved run, or a report (.json), under other limits.
+
+    ``outliers`` is how many are shown, None for as many as the run was made with.
+    """
+
+    run: str
+    gates: Sequence[str] = ()
+    gate_confidence: float | None = None
+    baseline: str | None = None
+    allow_excluded: bool = False
+    outliers: int | None = at_least(0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def limits(self, metrics: Metrics) -> Limits:
+        """The limits, once it is known of which command the run is.
+
+        Raises:
+            UsageError: as ``Limits``.
+        """
+        return Limits(
+            metrics=metrics,
+            gates=self.gates,
+            gate_confidence=self.gate_confidence,
+            baseline=self.baseline,
+            allow_excluded=self.allow_excluded,
+        )
+
+
+def comparison(
+    reference: AnyPath, candidate: AnyPath, corpora: Paths, options: CompareOptions
+) -> Measurement:
+    """The request of ``compare``.
+
+    Raises:
+        UsageError: an option is wrong whatever the input holds.
+    """
+    _check_known(options, CompareOptions)
+    specs = (os.fspath(reference), os.fspath(candidate))
+    loads = _sided_loads(specs, options)
+    return _measurement(specs, loads, corpora, COMPARE_METRICS, options)
+
+
+def perplexity(model: AnyPath, corpora: Paths, options: RunOptions) -> Measurement:
+    """The request of ``perplexity``.
+
+    Raises:
+        UsageError: an option is wrong whatever the input holds.
+    """
+    _check_known(options, RunOptions)
+    loads = (_pick(LoadOptions, options),)
+    return _measurement((os.fspath(model),), loads, corpora, PERPLEXITY_METRICS, options)
+
+
+def recording(
+    model: AnyPath, corpora: Paths, output: AnyPath, wanted: RecordingFormat, options: RunOptions
+) -> Recording:
+    """The request of ``record``.
+
+    Raises:
+        UsageError: an option is wrong whatever the input holds.
+    """
+    _check_known(options, RunOptions)
+    place = os.fspath(output)
+    scope = _pick(Scope, options)
+    if place.endswith(".kld") and scope.protocol is None:
+        scope = _pick(Scope, {**options, "protocol": "llama.cpp"})
+    return Recording(
+        model=os.fspath(model),
+        load=_pick(LoadOptions, options),
+        corpora=_paths(corpora),
+        output=place,
+        scope=scope,
+        format=wanted,
+        hooks=_pick(Hooks, options),
+        **_own(Recording, options),
+    )
+
+
+def _measurement(
+    specs: tuple[str, ...],
+    loads: tuple[LoadOptions, ...],
+    corpora: Paths,
+    metrics: Metrics,
+    options: Mapping[str, object],
+) -> Measurement:
+    return Measurement(
+        specs=specs,
+        loads=loads,
+        corpora=_paths(corpora),
+        scope=_pick(Scope, options),
+        limits=_pick(Limits, options, metrics=metrics),
+        stopping=_pick(Stopping, options),
+        keeping=_pick(Keeping, options),
+        hooks=_pick(Hooks, options),
+        **_own(Measurement, options),
+    )
+
+
+def _sided_loads(specs: Sequence[str], options: CompareOptions) -> tuple[LoadOptions, ...]:
+    """How each side is opened: what is given for one side goes before what is given for both.
+
+    The tokens of a file of top log-probabilities are those of the model that it is compared with.
+    """
+    models = [spec for spec in specs if kind_of(spec) in ("model", "recording")]
+    loads = []
+    for side, spec in zip(("reference", "candidate"), specs, strict=True):
+        named = {name.removeprefix(f"{side}_"): value for name, value in options.items()
+                 if name.startswith(f"{side}_") and value is not None}  # fmt: skip
+        by_default = {}
+        if kind_of(spec) == "top log-probabilities" and models:
+            by_default = {"tokenizer": models[0]}
+        loads.append(_pick(LoadOptions, by_default | _known(options) | named))
+    return tuple(loads)
+
+
+def _known(options: Mapping[str, object]) -> dict[str, object]:
+    """Options that say something."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _own(kind: type, options: Mapping[str, object]) -> dict[str, Any]:
+    """The options that a request has a field for."""
+    named = {one.name for one in fields(kind) if one.init}
+    return {name: value for name, value in options.items() if name in named}
+
+
+def _pick(kind: Callable[..., Request], options: Mapping[str, object], **more: Any) -> Request:
+    """A part of a request, made of the options that it has fields for."""
+    return kind(**_own(kind, options), **more)  # type: ignore[arg-type]
+
+
+def _check_known(options: Mapping[str, object], known: type) -> None:
+    if unknown := sorted(set(options) - set(known.__annotations__)):
+        raise TypeError(f"unknown options: {', '.join(unknown)}")
+
+
+def _paths(given: Paths) -> tuple[str, ...]:
+    paths = [given] if isinstance(given, str | os.PathLike) else given
+    names = tuple(os.fspath(path) for path in paths)
+    if names.count(STDIN) > 1:
+        raise UsageError("stdin (-) can be read once: name it once")
+    return names

@@ -1,0 +1,41 @@
+"""Under which conditions sources predicted: what they are, and the software that ran them."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import klcli
+from klcli.sources import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """The provenance of each model by its role, and the environment, as the report states them."""
+
+    models: Mapping[str, Mapping[str, Any]]
+    environment: Mapping[str, Any]
+
+
+def conditions_of(sources: Sequence[Source]) -> Conditions:
+    """The conditions of one model, or of a reference and a candidate."""
+    roles = ("reference", "candidate") if len(sources) == 2 else ("model",)
+    return Conditions(
+        models={role: s.provenance for role, s in zip(roles, sources, strict=True)},
+        environment=software() | {"device": str(sources[0].device)},
+    )
+
+
+def software() -> dict[str, Any]:
+    """The versions of what computes, the machine, and how many threads there are."""
+    import torch  # here, for a saved run is shown without it
+
+    versions = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
+    return {
+        "klcli": klcli.__version__,
+        "python": platform.python_version(),
+        **versions,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+    }

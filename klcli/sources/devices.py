@@ -1,0 +1,36 @@
+"""Where a source computes."""
+
+from collections.abc import Iterable
+
+import torch
+
+from klcli import torchrun
+from klcli.errors import UsageError
+
+
+def choose_device(name: str) -> str:
+    """The device that a name means: ``auto`` is a GPU where there is one, its own for each rank.
+
+    Raises:
+        UsageError: torch knows no such device.
+    """
+    if name != "auto":
+        try:
+            return str(torch.device(name))
+        except RuntimeError:
+            raise UsageError(
+                f"--device {name!r} is not a device: one of auto, cpu, cuda, cuda:N or mps is "
+                "wanted"
+            ) from None
+    if torch.cuda.is_available():
+        rank = torchrun.local_rank()
+        return "cuda" if rank is None else f"cuda:{rank}"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 4096}
+
+
+def batch_tokens_for(devices: Iterable[torch.device]) -> int:
+    """How many ids models on these devices read at once, where nothing is given."""
+    return min(_BATCH_TOKENS.get(device.type, 2048) for device in devices)

@@ -1,0 +1,372 @@
+"""Logits, log-probabilities or probabilities saved by anything: .npy .npz .pt .safetensors.
+
+Row i of a window is the distribution after reading its tokens 0…i, as a Hugging Face model returns
+it, so its target is token i+1. ``tokens`` has as many entries as there are rows (then nothing is
+known of the last row's target) or one more. Values stay on disk: only the rows of a batch are read.
+"""
+
+import contextlib
+import pickle
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, get_args
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import torch
+from torch import Tensor
+
+from klcli.choices import ValueKind
+from klcli.errors import SourceError
+from klcli.sources.options import LoadOptions
+from klcli.sources.rows import FILE_BYTES, RowKind, block_rows, spans
+from klcli.sources.stored import StoredSource
+from klcli.sources.vocabularies import load_vocabulary
+from klcli.text.vocabulary import IntArray, Vocabulary
+from klcli.text.windows import NO_TARGET, TokenizedDocument, Window, WindowTable
+
+VALUE_KINDS: tuple[ValueKind, ...] = get_args(ValueKind)
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+NPY_MAGIC = b"\x93NUMPY"
+PICKLE_MAGIC = b"\x80"
+
+SUM_TOLERANCE = 1e-3
+"""How far a row of probabilities may be from summing to 1."""
+
+
+class StoredArray(Protocol):
+    """An array on disk, of which slices can be read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, key: Any) -> Any: ...
+
+
+class ArraySource(StoredSource):
+    """A logit file, opened. Its windows are as long as its second axis."""
+
+    def __init__(
+        self,
+        name: str,
+        values: StoredArray,
+        kind: ValueKind,
+        *,
+        windows: WindowTable,
+        vocabulary: Vocabulary | None,
+    ) -> None:
+        self.name = name
+        self.windows = windows
+        self.vocabulary = vocabulary
+        self.width = values.shape[-1]
+        self._values = values
+        self._kind = kind
+        self.provenance = {
+            "source": name,
+            "kind": "logit file",
+            "values": kind,
+            "shape": list(values.shape),
+            "vocabulary_width": self.width,
+            "tokenizer": vocabulary.fingerprint if vocabulary else None,
+        }
+
+    def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator["ArrayRows"]:
+        """The scored rows of each batch, read from the file a block at a time."""
+        for batch in batches:
+            yield ArrayRows(self.name, self._values, self._kind, batch)
+
+
+class ArrayRows:
+    """The scored rows of some windows of a logit file."""
+
+    def __init__(
+        self, name: str, values: StoredArray, kind: ValueKind, windows: Sequence[Window]
+    ) -> None:
+        self.kind: RowKind = "logits" if kind == "logits" else "log_probs"
+        self.size = block_rows(values.shape[-1], 4, FILE_BYTES)
+        self._name = name
+        self._values = values
+        self._are_probabilities = kind == "probs"
+        self._windows = windows
+        self._counts = [len(window.targets) for window in windows]
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop``: a tensor (stop - start, vocabulary).
+
+        Raises:
+            SourceError: probabilities that do not sum to 1, or are negative.
+        """
+        found = spans(self._counts, start, stop)
+        parts = [self._read(self._windows[n], first, last) for n, first, last in found]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _read(self, window: Window, first: int, last: int) -> Tensor:
+        rows = slice(window.score_from + first, window.score_from + last)
+        part = self._values[(window.number, rows) if len(self._values.shape) == 3 else rows]
+        tensor = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+        if self._are_probabilities:
+            return self._log_of(tensor, window.number, rows.start)
+        return tensor
+
+    def _log_of(self, probabilities: Tensor, window: int, first: int) -> Tensor:
+        exact = probabilities.double()
+        sums = exact.sum(dim=-1)
+        if bool((wrong := _not_distributions(exact, sums)).any()):
+            row = int(wrong.nonzero()[0])
+            raise SourceError(
+                f"{self._name}: row {first + row} of window {window} is not a probability "
+                f"distribution: it sums to {float(sums[row]):.6g}; say what the numbers are with "
+                "--values"
+            )
+        return exact.log()
+
+
+def open_arrays(spec: str, options: LoadOptions) -> ArraySource:
+    """Open a logit file.
+
+    Raises:
+        SourceError: it is missing, broken, holds a pickle, or its arrays do not fit together.
+    """
+    path = Path(spec)
+    if not path.is_file():
+        raise SourceError(f"no logit file at {spec!r}: check the path")
+    arrays = _open_arrays(path)
+    values, kind = _find_values(spec, arrays, options)
+    _check_values(spec, values)
+    if options.values == "auto":
+        _refuse_probabilities_named_logits(spec, values, kind)
+    tokens = _find_tokens(spec, arrays, options)
+    if tokens is not None:
+        tokens = _check_tokens(spec, tokens, values)
+    score_from = _check_score_from(spec, arrays.get("score_from"), values)
+    return ArraySource(
+        spec,
+        values,
+        kind,
+        windows=_windows_of(spec, tokens, values, score_from),
+        vocabulary=load_vocabulary(options),
+    )
+
+
+def _open_arrays(path: Path) -> Mapping[str, StoredArray]:
+    """The arrays of a file by name; the array of a ``.npy`` has the name ''."""
+    openers: dict[str, Callable[[Path], Mapping[str, StoredArray]]] = {
+        ".npy": _open_npy,
+        ".npz": _open_npz,
+        ".safetensors": _open_safetensors,
+        ".pt": _open_torch,
+    }
+    with _reading(str(path)):
+        return openers[path.suffix](path)
+
+
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """A broken file may break its reader in any way: name the file, and keep the cause."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError) or "Python objects" in reason:
+            reason = (
+                "it holds a pickle, which could run code; a pickle never runs here, save arrays"
+            )
+        raise SourceError(f"cannot read {what}: {reason}") from error
+
+
+def _open_npy(path: Path) -> dict[str, npt.NDArray[Any]]:
+    return {"": _map_npy(path)}
+
+
+def _map_npy(path: Path) -> npt.NDArray[Any]:
+    """A ``.npy`` file, memory-mapped. Unlike ``np.load`` it takes nothing else for one."""
+    with path.open("rb") as file:
+        magic = file.read(len(NPY_MAGIC))
+    if magic[:1] == PICKLE_MAGIC:
+        raise pickle.UnpicklingError
+    if magic != NPY_MAGIC:
+        raise ValueError("it is not a .npy file")
+    array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    return array
+
+
+def _open_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Every member memory-mapped: unpacked to a temporary file first, gone when it is closed."""
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            with archive.open(member) as packed, tempfile.NamedTemporaryFile() as unpacked:
+                shutil.copyfileobj(packed, unpacked, 2**20)
+                unpacked.flush()
+                name = member.removesuffix(".npy")
+                arrays[name] = _map_npy(Path(unpacked.name))
+    return arrays
+
+
+class _SafetensorsArray:
+    """One tensor of a safetensors file, read by slices."""
+
+    def __init__(self, tensor: Any) -> None:
+        self._tensor = tensor
+        self.shape: tuple[int, ...] = tuple(tensor.get_shape())
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._tensor[key]
+
+
+def _open_safetensors(path: Path) -> dict[str, _SafetensorsArray]:
+    file: Any = safetensors.safe_open(str(path), framework="pt")
+    return {name: _SafetensorsArray(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+
+
+def _open_torch(path: Path) -> dict[str, Tensor]:
+    in_zip = zipfile.is_zipfile(path)  # the format since PyTorch 1.6; only that can be mapped
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=in_zip)
+    if isinstance(content, Tensor):
+        return {"": content}
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        raise SourceError(f"{path} holds something other than a dictionary of tensors")
+    return content
+
+
+def _find_values(
+    spec: str, arrays: Mapping[str, StoredArray], options: LoadOptions
+) -> tuple[StoredArray, ValueKind]:
+    named = [kind for kind in VALUE_KINDS if kind in arrays]
+    if len(named) > 1:
+        raise SourceError(f"{spec} holds {' and '.join(named)}: keep one of them in the file")
+    if named:
+        return arrays[named[0]], named[0] if options.values == "auto" else options.values
+    if "" in arrays:
+        return arrays[""], "logits" if options.values == "auto" else options.values
+    raise SourceError(
+        f"{spec} holds no array named {', '.join(VALUE_KINDS[:-1])} or {VALUE_KINDS[-1]}, but "
+        f"{', '.join(sorted(arrays)) or 'nothing'}"
+    )
+
+
+def _check_values(spec: str, values: StoredArray) -> None:
+    if len(values.shape) not in (2, 3) or 0 in values.shape:
+        raise SourceError(
+            f"{spec} holds an array of shape {tuple(values.shape)}; it must be (tokens, "
+            "vocabulary) or (windows, positions, vocabulary)"
+        )
+    dtype = _first_rows(values).dtype
+    if str(dtype).startswith(">f"):
+        raise SourceError(f"{spec} holds big-endian numbers ({dtype}): save them little-endian")
+    if str(dtype).removeprefix("torch.") not in FLOATS:
+        raise SourceError(f"{spec} holds {dtype}, not floating-point numbers ({', '.join(FLOATS)})")
+
+
+def _first_rows(values: StoredArray) -> Any:
+    return values[(0, slice(0, 4)) if len(values.shape) == 3 else slice(0, 4)]
+
+
+def _not_distributions(exact: Tensor, sums: Tensor) -> Tensor:
+    return ~((sums - 1).abs() <= SUM_TOLERANCE) | (exact < 0).any(dim=-1)
+
+
+def _refuse_probabilities_named_logits(spec: str, values: StoredArray, kind: ValueKind) -> None:
+    """Probabilities taken for logits give plausible nonsense: nearly uniform distributions."""
+    first = torch.as_tensor(np.array(_first_rows(values).tolist())).double()
+    if kind != "probs" and not bool(_not_distributions(first, first.sum(dim=-1)).any()):
+        raise SourceError(
+            f"{spec}: the numbers look like probabilities, not {kind}; say which with --values"
+        )
+
+
+def _find_tokens(
+    spec: str, arrays: Mapping[str, StoredArray], options: LoadOptions
+) -> IntArray | None:
+    """Token ids: from ``--token-ids``, the file itself, or ``x.tokens.npy`` beside ``x.npy``."""
+    beside = Path(spec).with_suffix(".tokens.npy")
+    chosen = options.token_ids or (str(beside) if "" in arrays and beside.is_file() else None)
+    if chosen is not None:
+        with _reading(f"token ids from {chosen}"):
+            return np.array(_map_npy(Path(chosen)))
+    return _whole(arrays["tokens"]) if "tokens" in arrays else None
+
+
+def _whole(values: StoredArray) -> IntArray:
+    whole = values[:] if values.shape else values[()]
+    array: IntArray = whole.numpy() if isinstance(whole, Tensor) else np.array(whole)
+    return array
+
+
+def _check_tokens(spec: str, tokens: IntArray, values: StoredArray) -> IntArray:
+    """The tokens as (windows, rows) or (windows, rows + 1), or an error with both shapes."""
+    if tokens.dtype.kind not in "iu":
+        raise SourceError(f"{spec}: its tokens are {tokens.dtype}, not integers")
+    *lead, rows, width = values.shape
+    if list(tokens.shape) not in ([*lead, rows], [*lead, rows + 1]):
+        raise SourceError(
+            f"{spec}: tokens of shape {tokens.shape} do not fit values of shape "
+            f"{tuple(values.shape)}; each window needs {rows} or {rows + 1} tokens"
+        )
+    if tokens.min() < 0 or tokens.max() >= width:
+        raise SourceError(
+            f"{spec}: token ids from {tokens.min()} to {tokens.max()} do not fit a vocabulary of "
+            f"{width}"
+        )
+    return tokens.reshape(-1, tokens.shape[-1]).astype(np.int64)
+
+
+def _check_score_from(spec: str, score_from: StoredArray | None, values: StoredArray) -> IntArray:
+    windows = values.shape[0] if len(values.shape) == 3 else 1
+    if score_from is None:
+        return np.zeros(windows, dtype=np.int64)
+    first = _whole(score_from)
+    fits = first.dtype.kind in "iu" and first.size in (1, windows)
+    if not fits or first.min() < 0 or first.max() >= values.shape[-2]:
+        raise SourceError(
+            f"{spec}: score_from must be a row (0 to {values.shape[-2] - 1}), one for each of "
+            f"{windows} windows"
+        )
+    return np.broadcast_to(first.reshape(-1).astype(np.int64), (windows,))
+
+
+def _windows_of(
+    spec: str, tokens: IntArray | None, values: StoredArray, score_from: IntArray
+) -> WindowTable:
+    rows = values.shape[-2]
+    if tokens is None:
+        tokens = np.full((len(score_from), rows), NO_TARGET, dtype=np.int64)
+    with_targets = tokens if tokens.shape[1] > rows else _with_unknown_target(tokens)
+    chained = tokens.shape[1] > rows and bool((tokens[:-1, -1] == tokens[1:, 0]).all())
+    documents = [np.concatenate([tokens[0], *tokens[1:, 1:]])] if chained else list(tokens)
+    windows = [
+        Window(
+            number=number,
+            document=0 if chained else number,
+            inputs=tokens[number, :rows],
+            score_from=int(first),
+            targets=with_targets[number, first + 1 :],
+            position=int(first) + 1 + (number * rows if chained else 0),
+        )
+        for number, first in enumerate(score_from)
+    ]
+    names = [spec] if chained else [f"{spec}#{number}" for number in range(len(documents))]
+    return WindowTable(
+        documents=tuple(
+            TokenizedDocument(corpus=0, name=name, ids=ids, encoding=None)
+            for name, ids in zip(names, documents, strict=True)
+        ),
+        windows=tuple(windows),
+    )
+
+
+def _with_unknown_target(tokens: IntArray) -> IntArray:
+    unknown = np.full((tokens.shape[0], 1), NO_TARGET, dtype=np.int64)
+    return np.concatenate([tokens, unknown], axis=1)

@@ -1,0 +1,1 @@
+"""Hugging Face models: causal and masked ones, from a folder, the Hub or a GGUF file."""

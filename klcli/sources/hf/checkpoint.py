@@ -1,0 +1,90 @@
+"""A checkpoint: where it lies, and how transformers is called on it."""
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from klcli.errors import SourceError, gist
+from klcli.sources.options import LoadOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where transformers shall look, and the keyword arguments that all of its loaders take."""
+
+    place: str
+    arguments: dict[str, Any]
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF file, which is dequantised as it is read."""
+        return "gguf_file" in self.arguments
+
+
+def locate(spec: str, options: LoadOptions) -> Checkpoint:
+    """The checkpoint that a user named: a folder, a ``.gguf`` file, or a Hub id.
+
+    Raises:
+        SourceError: there is no such file or folder, or it does not hold a model.
+    """
+    place, gguf = _locate(spec)
+    shared = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+    return Checkpoint(place, shared | gguf)
+
+
+def _locate(spec: str) -> tuple[str, dict[str, Any]]:
+    path = Path(spec or "no name")
+    if path.is_file() and path.suffix == ".gguf":
+        return str(path.parent), {"gguf_file": path.name}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise SourceError(f"the folder {spec} does not hold a model: it has no config.json")
+        return spec, {}
+    if path.exists():
+        raise SourceError(f"{spec} is neither a model nor a logit file that klcli knows")
+    if path.suffix == ".gguf" or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", spec):
+        raise SourceError(f"no model at {spec!r}: there is no such file or folder")
+    return spec, {}
+
+
+@contextlib.contextmanager
+def loading(spec: str) -> Iterator[None]:
+    """Loaders raise whatever they like: say which model it was, and keep the cause."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except OSError as error:
+        raise SourceError(
+            f"cannot load {spec!r}: it is not a file or folder here, and no model of that name "
+            f"could be had from the Hub or its cache ({gist(error)})"
+            if not Path(spec).exists()
+            else f"cannot load {spec}: {gist(error)}"
+        ) from error
+    except Exception as error:
+        raise SourceError(f"cannot load {spec}: {type(error).__name__}: {gist(error)}") from error
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars or advice of transformers and accelerate on our stderr while it loads."""
+    own = transformers.utils.logging
+    verbosity, bars = own.get_verbosity(), own.is_progress_bar_enabled()
+    splitter = logging.getLogger("accelerate")
+    level = splitter.level
+    own.set_verbosity_error()
+    own.disable_progress_bar()
+    splitter.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        own.set_verbosity(verbosity)
+        splitter.setLevel(level)
+        if bars:
+            own.enable_progress_bar()

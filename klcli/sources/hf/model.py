@@ -1,0 +1,249 @@
+"""What causal and masked models have in common: they read batches within a budget of ids."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from klcli.choices import Task
+from klcli.errors import SourceError, gist
+from klcli.sources.devices import batch_tokens_for
+from klcli.sources.head import Head
+from klcli.sources.hf.fingerprint import weights_fingerprint
+from klcli.sources.hf.proof import (
+    Proof,
+    bound_for,
+    divergence_of_head,
+    head_of,
+    largest_kl,
+    prove_head,
+)
+from klcli.sources.rows import HeadRows, TensorRows, block_rows
+from klcli.text.vocabulary import Vocabulary
+from klcli.text.windows import Window
+
+PROBE_LENGTH = 32
+
+
+class ModelSource(ABC):
+    """A live model that predicts tokens of a window. See ``Source``.
+
+    Where the model allows it the body runs once a batch and the output head a block of rows at a
+    time, so that the logits of a whole batch never exist; a probe at load proves that this gives
+    the model's own logits. Otherwise a batch's logits are held whole.
+
+    ``batch_tokens`` is how many ids one forward pass reads, if its sequences are not longer.
+    """
+
+    task: Task
+    windows = None
+    is_live = True
+    lists_only = False
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        vocabulary: Vocabulary,
+        revision: str | None = None,
+        batch_tokens: int | None = None,
+    ) -> None:
+        self.name = name
+        self.vocabulary = vocabulary
+        self._model = model
+        self._embeddings = model.get_output_embeddings()
+        self.device = _device_of(self._embeddings, model)
+        self.batch_tokens = batch_tokens or batch_tokens_for([self.device])
+        self.longest = self._longest()
+        self.proof = self._prove()
+        self._head = self.proof.head
+        self.width, self._dtype = self.proof.width, self.proof.dtype
+        self.state_dtype: torch.dtype = model.dtype
+        self.provenance: dict[str, Any] = {
+            "source": name,
+            "kind": self.task,
+            "revision": revision or getattr(model.config, "_commit_hash", None),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": ", ".join(_devices_of(model)),
+            "architecture": type(model).__name__,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "vocabulary_width": self.width,
+            "tokenizer": vocabulary.fingerprint,
+        }
+
+    @property
+    def names(self) -> Vocabulary:
+        """What tokens read like."""
+        return self.vocabulary
+
+    def windows_for(self, _vocabulary: Vocabulary | None) -> None:
+        """It brings no windows: it takes any."""
+        return None  # noqa: RET501
+
+    def use_plain_attention(self) -> None:
+        """Compute attention step by step from now on, not with a fused kernel."""
+        self._model.set_attn_implementation("eager")
+
+    def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[HeadRows | TensorRows]:
+        """The scored rows of each batch, window by window. All windows of a batch have one length.
+
+        Raises:
+            SourceError: the model fails on a batch.
+        """
+        head = None if self._head is None else self._head.reusing()
+        for batch in batches:
+            yield self._rows_of(*self._sequences(batch), head)
+
+    @torch.inference_mode()
+    def _rows_of(
+        self, ids: Tensor, places: Tensor, head: Callable[[Tensor], Tensor] | None
+    ) -> HeadRows | TensorRows:
+        """Rows at ``places`` (rows,), which count through the flattened ``ids`` (n, length)."""
+        read = self._logits if self._head is None else self._hidden
+        try:
+            states = self._within_memory(read, ids, places)
+        except (RuntimeError, MemoryError, ValueError, IndexError) as error:
+            raise SourceError(
+                f"{self.name} fails on a batch of {ids.shape[0]} x {ids.shape[1]} tokens: "
+                f"{gist(error)}; try a smaller --batch-tokens or --context"
+            ) from error
+        if head is None:
+            return TensorRows(states)
+        return HeadRows(states, head, block_rows(self.width, self._dtype.itemsize))
+
+    def _within_memory(self, read: Any, ids: Tensor, places: Tensor) -> Tensor:
+        """What ``read`` makes of the rows, with half the budget from now on if memory runs out."""
+        while True:
+            try:
+                return self._in_passes(read, ids, places)
+            except (RuntimeError, MemoryError) as error:
+                sequences = min(len(ids), self.batch_tokens // ids.shape[1])
+                if not _is_out_of_memory(error) or sequences < 2:
+                    raise
+                self.batch_tokens = sequences // 2 * ids.shape[1]
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _in_passes(self, read: Any, ids: Tensor, places: Tensor) -> Tensor:
+        """What ``read`` makes of the rows, in as many forward passes as the budget asks for."""
+        length = ids.shape[1]
+        step = max(1, self.batch_tokens // length)
+        if len(ids) <= step:
+            states: Tensor = read(ids.to(self.device), places.to(self.device))
+            return states
+        order = places.argsort()
+        ordered = places[order]
+        parts = []
+        for first in range(0, len(ids), step):
+            begin, end = torch.searchsorted(
+                ordered, torch.tensor([first * length, (first + step) * length])
+            )
+            part = ids[first : first + step].to(self.device)
+            parts.append(read(part, (ordered[begin:end] - first * length).to(self.device)))
+        joined = torch.cat(parts)
+        return joined[order.argsort().to(joined.device)]
+
+    @abstractmethod
+    def _sequences(self, batch: Sequence[Window]) -> tuple[Tensor, Tensor]:
+        """What the model reads for a batch, and where in it the scored rows are."""
+
+    def _logits(self, ids: Tensor, places: Tensor) -> Tensor:
+        """The model's logits (rows, vocabulary) at some places."""
+        return self._all_logits(ids).flatten(0, 1)[places]
+
+    @abstractmethod
+    def _hidden(self, ids: Tensor, places: Tensor) -> Tensor:
+        """What the output head is given at some places: (rows, d).
+
+        Raises:
+            ValueError: the model does not apply its head once to every position.
+        """
+
+    @abstractmethod
+    def _check_task(self, ids: Tensor, whole: Tensor, bound: float) -> None:
+        """Raise a SourceError where the model does not do what it was loaded for.
+
+        ``whole`` has its logits on ``ids`` (n, length, vocabulary), ``bound`` is the KL in nats
+        that another batch shape may make.
+        """
+
+    def _longest(self) -> int | None:
+        """The most ids the model can read at once, None without a limit."""
+        longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        return longest if isinstance(longest, int) and longest > 0 else None
+
+    def _all_logits(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self._model(input_ids=ids).logits
+        return logits
+
+    @torch.inference_mode()
+    def _prove(self) -> Proof:
+        """Find out by a probe whether the model does its task, and whether its head stands alone.
+
+        Raises:
+            SourceError: the model does not do its task.
+        """
+        ids = self._probe()
+        places = torch.arange(ids.numel(), device=ids.device)
+        whole = self._all_logits(ids)
+        noise = largest_kl(whole, torch.cat([self._all_logits(one[None]) for one in ids]))
+        self._check_task(ids, whole, bound_for(noise))
+        return prove_head(
+            lambda: self._hidden(ids, places),
+            partial(head_of, self._embeddings, self._model.config),
+            whole,
+            noise,
+        )
+
+    @torch.inference_mode()
+    def self_kl(self, head: Head) -> float:
+        """The largest KL (nats) of the logits of ``head`` from the model's own, on a probe."""
+        ids = self._probe()
+        places = torch.arange(ids.numel(), device=ids.device)
+        return divergence_of_head(head, self._hidden(ids, places), self._all_logits(ids))
+
+    @torch.inference_mode()
+    def stored_matrix(self) -> dict[str, Tensor]:
+        """The output head's matrix, as a recording keeps it."""
+        if self._head is None:
+            raise ValueError("the head does not stand alone")
+        return self._head.matrix(self.state_dtype, self.device)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it the same source when a run goes on."""
+        about = {key: value for key, value in self.provenance.items() if key != "device"}
+        return about | {"weights": self.weights_fingerprint()}
+
+    def weights_fingerprint(self) -> str:
+        """sha256 over the config and the weights."""
+        return weights_fingerprint(self._model)
+
+    def _probe(self) -> Tensor:
+        """Two short windows of random tokens."""
+        generator = torch.Generator().manual_seed(0)
+        top = min(self._model.config.get_text_config().vocab_size, self.vocabulary.size)
+        shape = (2, min(PROBE_LENGTH, self.longest or PROBE_LENGTH))
+        return torch.randint(0, top, shape, generator=generator).to(self.device)
+
+
+def _device_of(embeddings: Any, model: Any) -> torch.device:
+    """Where logits appear: where the head runs, whose hook knows it if a model is split."""
+    hook = getattr(embeddings, "_hf_hook", None)
+    return torch.device(model.device if hook is None else hook.execution_device)
+
+
+def _devices_of(model: Any) -> list[str]:
+    """Every device that has weights, and "disk" where some are in files still."""
+    places = getattr(model, "hf_device_map", {"": model.device}).values()
+    names = [place if place == "disk" else str(torch.device(place)) for place in places]
+    return list(dict.fromkeys(names))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of a device or of the machine, of which torch has no own class."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "allocate memory" in str(error) or "out of memory" in str(error)
+    )

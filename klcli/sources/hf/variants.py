@@ -1,0 +1,28 @@
+"""The same model, read in another way: what it differs from itself."""
+
+from dataclasses import replace
+
+from klcli.choices import DtypeName, NoiseFloor
+from klcli.sources import Source
+from klcli.sources.hf.loading import load_model
+from klcli.sources.options import LoadOptions
+
+
+def read_differently(source: Source, by: NoiseFloor, options: LoadOptions) -> Source:
+    """The same model loaded again, to be read in another way.
+
+    ``batch`` reads one sequence at a time, ``dtype`` has other number formats (bfloat16 for
+    float32, float32 for others), ``attention`` the plain kernel in the place of the fused one.
+
+    Raises:
+        SourceError: it cannot be loaded so.
+    """
+    options = replace(options, task=source.task)
+    if by == "batch":
+        return load_model(source.name, replace(options, batch_tokens=1))
+    if by == "dtype":
+        other: DtypeName = "bfloat16" if source.provenance["dtype"] == "float32" else "float32"
+        return load_model(source.name, replace(options, dtype=other))
+    again = load_model(source.name, options)
+    again.use_plain_attention()
+    return again

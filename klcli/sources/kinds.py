@@ -1,0 +1,34 @@
+"""What a path is, as far as a look at it tells: by content, or by the name's ending."""
+
+from pathlib import Path
+from typing import Literal
+
+from klcli.storage.manifest import MANIFEST
+
+SourceKind = Literal[
+    "recording", "llama.cpp base file", "top log-probabilities", "logit file", "model"
+]
+
+BASE_FILE_MAGIC = b"_logits_"
+ARRAY_SUFFIXES = (".npy", ".npz", ".pt", ".safetensors")
+
+
+def kind_of(spec: str) -> SourceKind:
+    """What a user named."""
+    path = Path(spec)
+    if (path / MANIFEST).is_file():
+        return "recording"
+    if path.is_file() and is_base_file(path):
+        return "llama.cpp base file"
+    if spec.endswith((".jsonl", ".jsonl.gz")):
+        return "top log-probabilities"
+    return "logit file" if path.suffix in ARRAY_SUFFIXES else "model"
+
+
+def is_base_file(path: Path) -> bool:
+    """Whether a path is a base file of llama.cpp, known by its first 8 bytes whatever its name."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(BASE_FILE_MAGIC)) == BASE_FILE_MAGIC
+    except OSError:
+        return False

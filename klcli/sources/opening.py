@@ -1,0 +1,56 @@
+"""Opening what a user named."""
+
+from collections.abc import Callable, Mapping
+
+from klcli.sources import Source
+from klcli.sources.kinds import SourceKind, kind_of
+from klcli.sources.options import LoadOptions
+
+
+def open_source(spec: str, options: LoadOptions) -> Source:
+    """Open a recording, a logit file, or a model.
+
+    Raises:
+        SourceError: it cannot be opened.
+    """
+    return _OPENERS[kind_of(spec)](spec, options)
+
+
+def _open_recording(spec: str, options: LoadOptions) -> Source:
+    from klcli.sources.recording.reader import open_recording
+
+    return open_recording(spec, options)
+
+
+def _open_base_file(spec: str, options: LoadOptions) -> Source:
+    from klcli.sources.files.llamacpp import open_base_file
+
+    return open_base_file(spec, options)
+
+
+def _open_top_logprobs(spec: str, options: LoadOptions) -> Source:
+    from klcli.sources.files.toplogprobs import open_top_logprobs
+
+    return open_top_logprobs(spec, options)
+
+
+def _open_arrays(spec: str, options: LoadOptions) -> Source:
+    from klcli.sources.files.arrays import open_arrays
+
+    return open_arrays(spec, options)
+
+
+def _open_model(spec: str, options: LoadOptions) -> Source:
+    from klcli.sources.hf.loading import load_model
+
+    return load_model(spec, options)
+
+
+_OPENERS: Mapping[SourceKind, Callable[[str, LoadOptions], Source]] = {
+    "recording": _open_recording,
+    "llama.cpp base file": _open_base_file,
+    "top log-probabilities": _open_top_logprobs,
+    "logit file": _open_arrays,
+    "model": _open_model,
+}
+"""Who opens what; each is imported when it is needed, for models bring transformers with them."""

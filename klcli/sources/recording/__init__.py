@@ -1,0 +1,1 @@
+"""klcli's own recordings of what a model predicted."""

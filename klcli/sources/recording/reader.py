@@ -1,0 +1,187 @@
+"""A recording in the place of a model: its rows, read from the shards."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from klcli.choices import RecordingKind
+from klcli.errors import SourceError
+from klcli.sources.devices import choose_device
+from klcli.sources.head import Head
+from klcli.sources.options import LoadOptions
+from klcli.sources.recording.format import HEAD, RECORDING, TENSORS, rows_in, shard_name
+from klcli.sources.rows import HeadRows, RowKind, Rows, TopBlock, block_rows, spans
+from klcli.sources.stored import StoredSource
+from klcli.storage.files import check_file
+from klcli.storage.manifest import TOKENIZER
+from klcli.storage.tables import read_vocabulary, read_windows
+from klcli.storage.tensors import TensorFile, open_tensors
+from klcli.text.vocabulary import Vocabulary
+from klcli.text.windows import Window, plan_batches
+
+
+class RecordingSource(StoredSource):
+    """A recording, opened: it brings its windows and its vocabulary, and needs no model."""
+
+    vocabulary: Vocabulary
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], device: str) -> None:
+        self.name = str(folder)
+        self.kind: RecordingKind = manifest["kind"]
+        self.lists_only = self.kind == "topk"
+        self.task = "masked" if manifest.get("masking") else "causal"
+        self.windows, self._batch_tokens = read_windows(folder, manifest), manifest["batch_tokens"]
+        self.vocabulary = read_vocabulary(folder, manifest["files"], manifest["vocabulary"])
+        self.width = manifest["width"]
+        self.device = torch.device(device)
+        self.provenance = {
+            **manifest["model"],
+            "recording": self.name,
+            "recording_kind": self.kind,
+        }
+        self._dtype = getattr(torch, manifest["dtype"])
+        self._shards = Shards(folder, manifest)
+        self._head: Head | None = None
+        if self.kind == "hidden":
+            self._head = read_head(folder, manifest, self.device)
+        self._offsets = row_offsets(self.windows.windows, self._batch_tokens)
+
+    def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[Rows]:
+        """The recorded rows of each batch.
+
+        Raises:
+            SourceError: a shard is missing, truncated or altered.
+        """
+        head = None if self._head is None else self._head.reusing()
+        for batch in batches:
+            yield self._rows_of(batch, head)
+
+    def _rows_of(self, batch: Sequence[Window], head: Callable[[Tensor], Tensor] | None) -> Rows:
+        own = [Span(self._offsets[w.number], len(w.targets)) for w in batch]
+        size = block_rows(self.width, self._dtype.itemsize)
+        if self.kind != "hidden" or head is None:
+            return ShardRows(self._shards, own, "topk" if self.kind == "topk" else "logits", size)
+        hidden = torch.cat([self._shards.read("hidden", s.start, s.rows) for s in own])
+        return HeadRows(hidden.to(self.device), head, size)
+
+
+class Span(NamedTuple):
+    """Some rows of a recording in a row."""
+
+    start: int
+    rows: int
+
+
+class ShardRows:
+    """Recorded logits or lists, read from the shards a block at a time."""
+
+    def __init__(
+        self, shards: "Shards", own: Sequence[Span], kind: Literal["logits", "topk"], size: int
+    ) -> None:
+        self.kind: RowKind = kind
+        self.size = size
+        self._shards = shards
+        self._spans = own
+
+    def __len__(self) -> int:
+        return sum(span.rows for span in self._spans)
+
+    def block(self, start: int, stop: int) -> Tensor | TopBlock:
+        """Rows ``start`` to ``stop``: logits (stop - start, vocabulary), or a list of them."""
+        if self.kind == "logits":
+            return self._read("logits", start, stop)
+        ids, log_probs, log_rest = (self._read(name, start, stop) for name in TENSORS["topk"])
+        return TopBlock(ids, log_probs, log_rest, torch.full_like(ids[:, 0], ids.shape[1]))
+
+    def _read(self, name: str, start: int, stop: int) -> Tensor:
+        found = spans([span.rows for span in self._spans], start, stop)
+        return torch.cat(
+            [
+                self._shards.read(name, self._spans[n].start + first, last - first)
+                for n, first, last in found
+            ]
+        )
+
+
+class Shards:
+    """The shards of a recording as one long array of rows; each is checked when first opened."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._rows_per_shard: int = manifest["rows_per_shard"]
+        self._entries: Sequence[Mapping[str, Any]] = manifest["shards"]
+        self._open: tuple[int, TensorFile | None] = (-1, None)
+        self._checked: set[int] = set()
+
+    def read(self, name: str, start: int, count: int) -> Tensor:
+        """``count`` rows of one tensor from row ``start`` on.
+
+        Raises:
+            SourceError: a shard is missing, truncated or altered.
+        """
+        parts = []
+        stop = start + count
+        while start < stop:
+            number, first = divmod(start, self._rows_per_shard)
+            last = min(first + stop - start, self._rows_per_shard)
+            parts.append(self._shard(number).read(name, first, last))
+            start += last - first
+        return torch.cat(parts)
+
+    def _shard(self, number: int) -> TensorFile:
+        last, shard = self._open
+        if shard is None or last != number:
+            path = self._folder / shard_name(number)
+            if number not in self._checked:
+                check_file(path, self._entries[number])
+                self._checked.add(number)
+            shard = TensorFile(path)
+            self._open = (number, shard)
+        return shard
+
+
+def open_recording(spec: str, options: LoadOptions) -> RecordingSource:
+    """Open a complete recording.
+
+    Raises:
+        SourceError: it is incomplete, damaged, foreign or of another version.
+    """
+    folder = Path(spec)
+    manifest = RECORDING.read(folder)
+    if not manifest["complete"]:
+        raise SourceError(
+            f"{spec} is incomplete ({rows_in(manifest):,} of {manifest['rows']:,} rows): run "
+            "the same klcli record again, and it goes on from there"
+        )
+    for name, entry in manifest["files"].items():
+        if name != TOKENIZER:  # checked where it is read
+            check_file(folder / name, entry)
+    return RecordingSource(folder, manifest, choose_device(options.device))
+
+
+def row_offsets(windows: Sequence[Window], batch_tokens: int) -> dict[int, int]:
+    """Where in the long array of rows each window's scored rows begin, by the window's number."""
+    offsets, start = {}, 0
+    for batch in plan_batches(windows, batch_tokens):
+        for place in batch:
+            offsets[windows[place].number] = start
+            start += len(windows[place].targets)
+    return offsets
+
+
+def read_head(folder: Path, manifest: Mapping[str, Any], device: torch.device) -> Head:
+    """The output head of a recording of kind ``hidden``."""
+    with open_tensors(folder / HEAD) as file:
+        matrix = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
+    settings = manifest["head"]
+    return Head(
+        project=torch.nn.Identity(),
+        size=settings["size"],
+        dtype=getattr(torch, manifest["dtype"]),
+        multiplier=settings["multiplier"],
+        divisor=settings["divisor"],
+        softcap=settings["softcap"],
+    ).with_matrix(matrix)

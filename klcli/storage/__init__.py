@@ -1,0 +1,1 @@
+"""What klcli keeps on a disk: files, manifests, tensors and tables. It knows nothing of models."""

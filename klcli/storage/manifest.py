@@ -1,0 +1,154 @@
+"""Folders with a manifest: recordings and runs. A manifest says what a folder holds.
+
+It is JSON, names its format and version, and carries a sha256 of itself (the *seal*). Its
+``request`` is what makes the folder the same when the same command is run again: then it goes on
+there. One process at a time writes to a folder, kept apart by a lock that dies with its process.
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from klcli.errors import OutputError, SourceError
+from klcli.storage.files import is_temporary, put
+
+MANIFEST, WINDOWS, TOKENIZER, LOCK = (
+    "manifest.json",
+    "windows.safetensors",
+    "tokenizer.json",
+    "lock",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderFormat:
+    """A kind of folder that klcli writes.
+
+    Attributes:
+        name: what its manifest says for ``format``.
+        versions: the versions that this klcli reads.
+        noun: what a user calls it.
+        own_files: a pattern of the names of its files, without those that all kinds have.
+    """
+
+    name: str
+    versions: tuple[int, ...]
+    noun: str
+    own_files: str
+
+    def is_at(self, folder: Path) -> bool:
+        """Whether a path is such a folder, complete or not."""
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(manifest, dict) and manifest.get("format") == self.name
+
+    def read(self, folder: Path) -> dict[str, Any]:
+        """The manifest of such a folder.
+
+        Raises:
+            SourceError: it is damaged, foreign, or of a version that this klcli does not read.
+        """
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise SourceError(f"cannot read the {self.noun} {folder}: {error}") from error
+        if not isinstance(manifest, dict) or manifest.get("format") != self.name:
+            raise SourceError(f"{folder} is not a {self.noun} of klcli")
+        if (version := manifest.get("format_version")) not in self.versions:
+            raise SourceError(
+                f"{folder} is a {self.noun} of version {version!r}, and this klcli reads versions "
+                f"up to {max(self.versions)}: use the klcli that wrote it, or a newer one"
+            )
+        if manifest.pop("sha256", None) != seal(manifest):
+            raise SourceError(
+                f"the manifest of {folder} is damaged or was altered: make the {self.noun} again"
+            )
+        return manifest
+
+    def read_to_go_on(self, folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The manifest of a folder that the same request was begun in.
+
+        Raises:
+            SourceError: as ``read``.
+            OutputError: it was another request.
+        """
+        manifest = self.read(folder)
+        before = manifest["request"]
+        if changed := [name for name in request if request[name] != before.get(name)]:
+            shown = ", ".join(f"{n} was {before.get(n)} and is {request[n]}" for n in changed)
+            raise OutputError(
+                f"{folder} holds another {self.noun} ({shown}): repeat the command that made it, "
+                "or choose another folder"
+            )
+        return manifest
+
+    def check_place(self, folder: Path) -> None:
+        """Find out before the long work whether a folder can be written to.
+
+        Raises:
+            OutputError: it is not a folder, holds something else, or its own folder is missing.
+            SourceError: it holds a manifest of something else, or one that is damaged.
+        """
+        cannot = f"cannot write the {self.noun} to {folder}"
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{cannot}: it is a file; name a folder")
+        if not folder.exists() and not folder.parent.is_dir():
+            raise OutputError(f"{cannot}: there is no folder {folder.parent}")
+        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        if MANIFEST in names:
+            self.read(folder)
+        elif foreign := [n for n in names if not (self._is_own(n) or self._is_left_over(n))]:
+            raise OutputError(
+                f"{folder} holds {foreign[0]} and is not a {self.noun}: choose another folder"
+            )
+
+    @contextlib.contextmanager
+    def writing(self, folder: Path) -> Iterator[None]:
+        """Have a folder for ourselves, made if it is missing, without what a kill has left in it.
+
+        Raises:
+            OutputError: it cannot be written to, or another process does.
+            SourceError: as ``check_place``.
+        """
+        self.check_place(folder)
+        try:
+            folder.mkdir(exist_ok=True)
+            with filelock.FileLock(folder / LOCK, timeout=0):
+                for path in folder.iterdir():
+                    if self._is_left_over(path.name):
+                        path.unlink()
+                yield
+        except filelock.Timeout:
+            raise OutputError(
+                f"another process is writing to {folder}: wait for it, or choose another folder"
+            ) from None
+        except OSError as error:
+            raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+    def _is_own(self, name: str) -> bool:
+        is_shared = name in (MANIFEST, WINDOWS, TOKENIZER, LOCK)
+        return is_shared or re.fullmatch(self.own_files, name) is not None
+
+    def _is_left_over(self, name: str) -> bool:
+        """Whether a kill has left it; klcli 0.1.0 put ``.tmp`` behind the name of the file."""
+        return is_temporary(name) or (name.endswith(".tmp") and self._is_own(name[: -len(".tmp")]))
+
+
+def seal(manifest: Mapping[str, Any]) -> str:
+    """The sha256 of a manifest, which is kept in it: whatever is changed in it is found."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def save(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a manifest, sealed, whole or not at all."""
+    sealed = {**manifest, "sha256": seal(manifest)}
+    put(folder / MANIFEST, (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode())

@@ -1,0 +1,329 @@
+"""The flow: open → align → measure → conclude → keep."""
+
+import contextlib
+import gc
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from klcli import torchrun
+from klcli.align import Alignment, align
+from klcli.errors import Notice, UsageError
+from klcli.hooks import Hooks
+from klcli.judge.baseline import open_baseline
+from klcli.judge.clusters import LEVEL
+from klcli.judge.conclude import BOUNDED, Judging, conclude
+from klcli.judge.report import Report
+from klcli.judge.sequential import draw_order
+from klcli.judge.until import Until
+from klcli.measure.evaluate import evaluate
+from klcli.measure.gathered import Evaluation
+from klcli.measure.shard import WHOLE, Shard
+from klcli.request import Measurement, Recording
+from klcli.runs.folder import RUN, RunFacts, RunFolder, writing
+from klcli.runs.ranks import Ranks, RankStore, joined_ranks
+from klcli.sources import Source
+from klcli.sources.conditions import conditions_of, software
+from klcli.sources.devices import batch_tokens_for
+from klcli.sources.files.llamacpp_writer import write_base_file
+from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.variants import read_differently
+from klcli.sources.kinds import kind_of
+from klcli.sources.opening import open_source
+from klcli.sources.options import LoadOptions, RecordingFormat
+from klcli.sources.recording.format import RECORDING
+from klcli.sources.recording.writer import Recorded, record
+from klcli.text.corpus import Corpus, read_corpus
+from klcli.text.scope import Scope
+from klcli.text.windows import WindowTable, plan_batches
+
+NOISE_WINDOWS = 8
+"""Windows on which the noise floor is measured."""
+
+
+def run(request: Measurement) -> Report:
+    """Score a text with one source or two, and judge what comes of it.
+
+    Raises:
+        KlcliError: an input cannot be read or does not fit another.
+    """
+    with joined_ranks(request.keeping.run) as ranks:
+        _check_ranks(request, ranks)
+        if request.keeping.run is not None:
+            RUN.check_place(Path(request.keeping.run))
+        corpora = _read(request.corpora, request.scope)
+        with _opened(request, corpora) as opened:
+            return _measured(_prepare(request, opened), ranks)
+
+
+def keep_predictions(request: Recording) -> Recorded:
+    """Record what a model predicts on a text.
+
+    Raises:
+        KlcliError: an input cannot be read, or the output cannot be written.
+    """
+    if torchrun.world_size() > 1:
+        raise UsageError("a recording is made by one process: run klcli record without torchrun")
+    output, hooks = Path(request.output), request.hooks
+    if not request.is_base_file:
+        RECORDING.check_place(output)
+    corpora = _read(request.corpora, request.scope)
+    hooks.begin(f"loading {request.model}")
+    source = load_model(request.model, request.load)
+    if request.is_base_file and source.task == "masked":
+        raise UsageError(
+            f"a .kld file holds what causal models predict, and {request.model} is masked"
+        )
+    hooks.begin("reading the text")
+    table = align([source], corpora, request.scope).table
+    _announce(table, hooks)
+    batch_tokens = request.batch_tokens or batch_tokens_for([source.device])
+    if not request.is_base_file:
+        return record(
+            source,
+            table,
+            output,
+            request.format,
+            batch_tokens=batch_tokens,
+            software=software(),
+            progress=hooks.progress,
+        )
+    write_base_file(output, source, table, batch_tokens=batch_tokens, progress=hooks.progress)
+    return Recorded(
+        kind="llama.cpp base file",
+        reason=None,
+        rows=table.tokens,
+        rows_before=0,
+        bytes=output.stat().st_size,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """Sources, the text they are asked about, and what a reader should know of how they are read.
+
+    ``scope`` says what of the text is scored.
+    """
+
+    sources: Sequence[Source]
+    corpora: Sequence[Corpus]
+    scope: Scope
+    notices: tuple[Notice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """All that is settled before the first token is scored."""
+
+    request: Measurement
+    sources: Sequence[Source]
+    alignment: Alignment
+    facts: RunFacts
+    judging: Judging
+    batch_tokens: int
+
+
+def _check_ranks(request: Measurement, ranks: Ranks) -> None:
+    for option, given in (("until", request.stopping.until), ("shard", request.keeping.shard)):
+        if ranks.world > 1 and given is not None:
+            raise UsageError(f"--{option} does not go with torchrun: leave one out")
+
+
+def _read(paths: Sequence[str], scope: Scope) -> list[Corpus]:
+    """Read the corpora before anything large is loaded."""
+    return [read_corpus(path, scope.split) for path in paths]
+
+
+@contextlib.contextmanager
+def _opened(request: Measurement, corpora: Sequence[Corpus]) -> Iterator[_Opened]:
+    """The sources of a request; one model at a time in memory where that is asked for."""
+    models = [spec for spec in request.specs if kind_of(spec) == "model"]
+    if request.one_at_a_time and len(models) == 2:
+        with tempfile.TemporaryDirectory(prefix="klcli-") as folder:
+            yield _opened_apart(request, corpora, Path(folder))
+        return
+    sources = []
+    for spec, load in zip(request.specs, request.loads, strict=True):
+        request.hooks.begin(f"loading {spec}")
+        sources.append(open_source(spec, load))
+    yield _Opened(sources=sources, corpora=corpora, scope=request.scope)
+
+
+def _opened_apart(request: Measurement, corpora: Sequence[Corpus], folder: Path) -> _Opened:
+    """A reference whose model has left the memory, its predictions in ``folder``; a candidate."""
+    (reference, candidate), (reference_load, candidate_load) = request.specs, request.loads
+    first, notices = _recorded(reference, reference_load, corpora, request, folder)
+    request.hooks.begin(f"loading {candidate}")
+    second = open_source(candidate, candidate_load)
+    scope = Scope(limit=request.scope.limit)  # the rest is settled by the recording
+    return _Opened(sources=[first, second], corpora=[], scope=scope, notices=notices)
+
+
+def _recorded(
+    spec: str, load: LoadOptions, corpora: Sequence[Corpus], request: Measurement, folder: Path
+) -> tuple[Source, tuple[Notice, ...]]:
+    """A recording in ``folder`` under the name of its model, which has left the memory again."""
+    request.hooks.begin(f"loading {spec}")
+    live = load_model(spec, load)
+    alignment = align([live], corpora, request.scope)
+    record(
+        live,
+        alignment.table,
+        folder,
+        RecordingFormat(),
+        batch_tokens=request.batch_tokens or batch_tokens_for([live.device]),
+        software=software(),
+        progress=request.hooks.progress,
+    )
+    source = open_source(str(folder), load)
+    source.name, source.provenance = live.name, live.provenance
+    del live
+    gc.collect()
+    return source, alignment.notices
+
+
+def _prepare(request: Measurement, opened: _Opened) -> _Job:
+    """Align the sources, and settle how they are read and judged."""
+    request.hooks.begin("reading the text")
+    sources = opened.sources
+    found = align(sources, opened.corpora, opened.scope)
+    alignment = replace(found, notices=(*opened.notices, *found.notices))
+    if request.noise_floor is not None and not sources[0].is_live:
+        raise UsageError(
+            f"--noise-floor reads the REFERENCE again: {sources[0].name} is not a model"
+        )
+    if any(source.is_live for source in sources):
+        _announce(alignment.table, request.hooks)
+    return _Job(
+        request=request,
+        sources=sources,
+        alignment=alignment,
+        facts=RunFacts(
+            paired=len(sources) == 2,
+            outliers=request.outliers,
+            vocabulary_size=alignment.vocabulary_size,
+            conditions=conditions_of(sources),
+            notices=alignment.notices,
+        ),
+        judging=_judging(request, alignment.table, sources),
+        batch_tokens=request.batch_tokens or batch_tokens_for(s.device for s in sources),
+    )
+
+
+def _judging(request: Measurement, table: WindowTable, sources: Sequence[Source]) -> Judging:
+    limits, goal = request.limits, request.goal
+    watch = None
+    if goal is not None:
+        watch = Until(
+            goal=goal,
+            gates=limits.parsed,
+            alpha=1 - (limits.gate_confidence or LEVEL),
+            kl_bound=request.stopping.kl_bound,
+            table=table,
+            lower_bounds=BOUNDED if any(source.lists_only for source in sources) else (),
+        )
+    return Judging(
+        gates=limits.parsed,
+        allow_excluded=limits.allow_excluded,
+        confidence=limits.gate_confidence,
+        baseline=open_baseline(limits.baseline),
+        until=watch,
+    )
+
+
+def _measured(job: _Job, ranks: Ranks) -> Report:
+    """Measure this process's share of a run, gather that of all, conclude, and keep it."""
+    run = job.request.keeping.run
+    shard = ranks.shard or job.request.keeping.part
+    folder = contextlib.nullcontext() if run is None else _folder(job, ranks.folder(run), shard)
+    with folder as kept:
+        store = RankStore(ranks, kept)
+        own = _evaluate(job, shard, store)
+        evaluation = store.gather(own, job.alignment.table, per_bin=job.facts.per_bin)
+        report = _concluded(job, evaluation, _noise_floor(job))
+        if kept is not None:
+            kept.complete(report.to_dict())
+    if run is not None and ranks.joins:
+        with _folder(job, Path(run), WHOLE) as whole:
+            whole.fill(store.batches, report.to_dict())
+    return report
+
+
+def _evaluate(job: _Job, shard: Shard, store: RankStore) -> Evaluation:
+    return evaluate(
+        job.alignment.table,
+        job.sources,
+        batch_tokens=job.batch_tokens,
+        vocabulary_size=job.alignment.vocabulary_size,
+        per_bin=job.facts.per_bin,
+        progress=job.request.hooks.progress,
+        plan=_plan(job),
+        shard=shard,
+        store=store,
+        watch=job.judging.until,
+    )
+
+
+def _plan(job: _Job) -> list[list[int]]:
+    """Which windows are read together; those of a run that may end early are drawn at random."""
+    windows = job.alignment.table.windows
+    if job.judging.until is None:
+        return plan_batches(windows, job.batch_tokens)
+    order = draw_order(len(windows), job.request.stopping.seed)
+    drawn = plan_batches([windows[n] for n in order], job.batch_tokens, by_length=False)
+    return [[order[place] for place in batch] for batch in drawn]
+
+
+def _concluded(job: _Job, evaluation: Evaluation, noise_floor: dict[str, Any] | None) -> Report:
+    return conclude(
+        evaluation,
+        replace(job.alignment, table=evaluation.table),
+        job.facts.conditions,
+        job.judging,
+        shown_outliers=job.facts.outliers,
+        noise_floor=noise_floor,
+    )
+
+
+def _noise_floor(job: _Job) -> dict[str, Any] | None:
+    """The KL of the reference from itself, read in another way, on the first windows."""
+    by = job.request.noise_floor
+    if by is None:
+        return None
+    job.request.hooks.begin("measuring the noise floor")
+    reference, table = job.sources[0], job.alignment.table
+    again = read_differently(reference, by, job.request.loads[0])
+    found = evaluate(
+        replace(table, windows=table.windows[:NOISE_WINDOWS]),
+        [reference, again],
+        batch_tokens=job.batch_tokens,
+        vocabulary_size=job.alignment.vocabulary_size,
+    )
+    return {"by": by, "kl": float(found.scores["kl"].mean()), "tokens": len(found.scores)}
+
+
+def _folder(job: _Job, folder: Path, shard: Shard) -> contextlib.AbstractContextManager[RunFolder]:
+    """A folder to keep a shard of the run in."""
+    table = job.alignment.table
+    request = {
+        "models": [source.identity() for source in job.sources],
+        "batch_tokens": job.batch_tokens,
+        "keep": job.facts.per_bin,
+        "shard": None if shard == WHOLE else str(shard),
+        "limit": table.protocol.get("limit"),
+        "masking": table.masking,
+    }
+    return writing(folder, request, table, job.alignment.names, job.facts)
+
+
+def _announce(table: WindowTable, hooks: Hooks) -> None:
+    """Say how much a masked model has to read: a text of n tokens is n texts to it."""
+    if table.windows[0].masking is None:
+        return
+    rows = sum(window.forward_rows for window in table.windows)
+    longest = max(len(window.inputs) for window in table.windows)
+    hooks.tell(
+        f"{table.tokens:,} tokens, hidden in {rows:,} forward rows of up to {longest:,} tokens"
+    )
