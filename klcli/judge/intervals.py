@@ -18,7 +18,7 @@ ERROR_FIELDS = ("se", "ci_low", "ci_high", "design_effect", "n_eff")
 
 def half_width(error: float, clusters: Clusters) -> float:
     """Half of the interval around an estimate with that standard error, by Student's t."""
-    return student_t((1 + clusters.level) / 2, clusters.degrees) * error
+    return -student_t((1 - clusters.level) / 2, clusters.degrees) * error
 
 
 def mean_with_error(x: npt.NDArray[Any], clusters: Clusters) -> Metric:
