@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from klcli.errors import Notice, UsageError
-from klcli.judge.clusters import Clusters
+from klcli.judge.clusters import LEVEL, Clusters, degrees_of_freedom
 from klcli.judge.gate import Gate
 from klcli.judge.intervals import Metric, mean_with_error
 from klcli.judge.report import Report
@@ -15,6 +15,9 @@ from klcli.judge.student import student_t
 from klcli.measure.run import SavedRun, windows_digest
 from klcli.measure.scores import TokenScores
 from klcli.text.windows import WindowTable
+
+_MANY = 10**6
+"""Degrees of freedom with which t is normal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +104,7 @@ class HeldAgainst:
             return None
         own = _half((metric["ci_low"], metric[gate.field], metric["ci_high"]))
         value = other[gate.field]
-        ratio = student_t((1 + confidence) / 2, 10**6) / student_t(0.975, 10**6)
+        ratio = _widening(confidence, self.baseline.report)
         theirs = _half((other["ci_low"], value, other["ci_high"]))
         if own is None or theirs is None or value is None:
             return None
@@ -109,6 +112,19 @@ class HeldAgainst:
         distance = mine - gate.limit * value
         width = math.hypot(half, gate.limit * theirs[1] * ratio)
         return distance - width, distance + width
+
+
+def _widening(confidence: float, report: Report) -> float:
+    """How many times as wide as a report's intervals those of another confidence are.
+
+    They are quantiles of t wide, with the degrees of freedom that the report's clusters have. A
+    report that tells of no clusters is taken to have very many.
+    """
+    degrees = _MANY
+    if count := report.clusters.get("count"):
+        neighbours = report.clusters.get("lag1_correlation") is not None
+        degrees = max(1, degrees_of_freedom(count, neighbours=neighbours))
+    return student_t((1 - confidence) / 2, degrees) / student_t((1 - LEVEL) / 2, degrees)
 
 
 def _half(ends: tuple[Any, Any, Any]) -> tuple[float, float] | None:
