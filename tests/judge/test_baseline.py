@@ -14,7 +14,7 @@ from klcli.judge.clusters import LEVEL, Clusters
 from klcli.judge.gate import parse_gate
 from klcli.judge.intervals import Metric
 from klcli.judge.report import Report
-from klcli.judge.statistics import COMPARE_METRICS, mean_metric
+from klcli.judge.statistics import BOUNDS, COMPARE_METRICS, mean_metric
 from klcli.measure.scores import TokenScores
 
 Floats = npt.NDArray[np.float64]
@@ -88,3 +88,23 @@ def test_a_report_that_tells_of_no_clusters_has_normal_errors() -> None:
     assert found is not None
     expected = 2 * math.hypot(half(mine), half(their) * ratio)
     assert found[1] - found[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("level", [0.95, 0.999])
+@pytest.mark.parametrize("count", [2, 3, 30])
+def test_an_interval_that_is_cut_off_at_a_bound_makes_no_difference(
+    count: int, level: float
+) -> None:
+    """The halves that count are those that the intervals have without any bounds."""
+    own, theirs = pieces(count, level=level), pieces(count)
+    x, y = (np.repeat(seed % 2, 40 * count) * 1.0 for seed in (0, 1))
+    x[:60], y[:60] = 0.9, 0.05
+    told = {"count": count, "lag1_correlation": None}
+
+    def found(bounds: tuple[float, float]) -> tuple[float, float] | None:
+        their = mean_metric(y, theirs, bounds)
+        mine = mean_metric(x, own, bounds)
+        return difference("overlap_5>=baseline", mine, own, report_of("overlap_5", their, told))
+
+    cut, free = found(BOUNDS["overlap_5"]), found((-math.inf, math.inf))
+    assert cut == pytest.approx(free)
