@@ -3,20 +3,23 @@
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from klcli.errors import Notice, UsageError
-from klcli.judge.clusters import Clusters
+from klcli.judge.clusters import LEVEL, Clusters, degrees_of_freedom
 from klcli.judge.gate import Gate
 from klcli.judge.intervals import Metric, mean_with_error
 from klcli.judge.report import Report, read_report
+from klcli.judge.statistics import BOUNDS
 from klcli.judge.student import student_t
 from klcli.measure.scores import TokenScores
 from klcli.runs.folder import REPORT, SavedRun, open_run
 from klcli.storage.tables import windows_digest
 from klcli.text.windows import WindowTable
+
+_MANY = 10**6
+"""Degrees of freedom with which t is normal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,23 +104,43 @@ class BaselineComparison:
         other = self.baseline.report.metrics[gate.metric]
         if gate.field not in ("mean", "value") or other.get("ci_low") is None:
             return None
-        own = _half((metric["ci_low"], metric[gate.field], metric["ci_high"]))
-        value = other[gate.field]
-        ratio = student_t((1 + confidence) / 2, 10**6) / student_t(0.975, 10**6)
-        theirs = _half((other["ci_low"], value, other["ci_high"]))
-        if own is None or theirs is None or value is None:
+        degrees = _degrees(self.baseline.report)
+        usual = _quantile(LEVEL, degrees)
+        own = _half(gate, metric, _quantile(confidence, self.clusters.degrees))
+        theirs = _half(gate, other, usual)
+        if own is None or theirs is None:
             return None
-        mine, half = own
-        distance = mine - gate.limit * value
-        width = math.hypot(half, gate.limit * theirs[1] * ratio)
+        distance = own[0] - gate.limit * theirs[0]
+        widening = _quantile(confidence, degrees) / usual
+        width = math.hypot(own[1], gate.limit * theirs[1] * widening)
         return distance - width, distance + width
 
 
-def _half(ends: tuple[Any, Any, Any]) -> tuple[float, float] | None:
-    low, value, high = ends
+def _degrees(report: Report) -> int:
+    """The degrees of freedom of a report's intervals; very many where it tells of no clusters."""
+    if not (count := report.clusters.get("count")):
+        return _MANY
+    neighbours = report.clusters.get("lag1_correlation") is not None
+    return max(1, degrees_of_freedom(count, neighbours=neighbours))
+
+
+def _quantile(confidence: float, degrees: int) -> float:
+    """How many standard errors half of an interval is long."""
+    return -student_t((1 - confidence) / 2, degrees)
+
+
+def _half(gate: Gate, metric: Metric, errors: float) -> tuple[float, float] | None:
+    """A number, and the longer half of its interval: the other may be cut off at a bound.
+
+    Where both are cut off, half of the interval is so many standard ``errors``.
+    """
+    low, value, high = metric["ci_low"], metric[gate.field], metric["ci_high"]
     if low is None or value is None or high is None:
         return None
-    return float(value), max(high - value, value - low)
+    half = max(high - value, value - low)
+    if (low, high) == BOUNDS.get(gate.metric):
+        half = max(half, errors * (metric["se"] or 0.0))
+    return value, half
 
 
 def _ends(low: float | None, high: float | None) -> tuple[float, float] | None:

@@ -52,6 +52,16 @@ def follow(cluster: Ints, corpus: Ints) -> Bools:
     return same
 
 
+def degrees_of_freedom(clusters: int, *, neighbours: bool) -> int:
+    """Degrees of freedom of an error over G clusters: G - 1.
+
+    Half of that where clusters follow on each other: the covariance of neighbours is estimated too,
+    and costs about that much (bench/interval_coverage.py simulates the coverage).
+    """
+    free = clusters - 1
+    return max(1, free // 2) if neighbours else free
+
+
 @dataclass(frozen=True)
 class Clusters:
     """How many tokens each cluster has, in their order, and whether it ``follows`` on the last one.
@@ -91,13 +101,8 @@ class Clusters:
 
     @property
     def degrees(self) -> int:
-        """Degrees of freedom of an error: G - 1.
-
-        Half of that where clusters follow on each other: the covariance of neighbours is estimated
-        too, and costs about that much (tests/judge/interval_coverage.py simulates the coverage).
-        """
-        free = len(self) - 1
-        return max(1, free // 2) if self.has_neighbours else free
+        """Degrees of freedom of an error over these clusters."""
+        return degrees_of_freedom(len(self), neighbours=self.has_neighbours)
 
     def sums(self, x: npt.NDArray[Any], shift: float = 0.0) -> Floats:
         """The sum of ``x - shift`` (one a token) over each cluster."""

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 from klcli.errors import UsageError
 from klcli.judge.intervals import Metric
+from klcli.judge.statistics import BOUNDS
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
@@ -197,7 +198,7 @@ def _with_confidence(gate: Gate, metric: Metric, result: GateResult, rules: Rule
     assert result.value is not None
     if not any(inside) and not gate.holds(result.value, result.limit):
         return result
-    more = _more_tokens(result, low, high, rules.tokens)
+    more = _more_tokens(gate, result, (low, high), rules.tokens)
     return replace(
         result,
         verdict="inconclusive",
@@ -208,14 +209,28 @@ def _with_confidence(gate: Gate, metric: Metric, result: GateResult, rules: Rule
     )  # fmt: skip
 
 
-def _more_tokens(result: GateResult, low: float, high: float, tokens: int) -> int | None:
+def _more_tokens(
+    gate: Gate, result: GateResult, ends: tuple[float, float], tokens: int
+) -> int | None:
     """How many more tokens shrink the interval to the limit: its width goes with 1/√tokens."""
     assert result.value is not None
     distance = abs(result.value - result.limit)
-    half = high - result.value if result.limit > result.value else result.value - low
+    half = _reach(gate, result.value, result.limit, ends)
     if distance == 0 or not math.isfinite(half / distance):
         return None
     return max(1, math.ceil(tokens * ((half / distance) ** 2 - 1)))
+
+
+def _reach(gate: Gate, value: float, limit: float, ends: tuple[float, float]) -> float:
+    """How far the interval reaches from its number to the side of the limit.
+
+    An end of a mean that is the most or the least that this can be was cut off there, and only the
+    other half tells how long the interval was.
+    """
+    halves, side = (value - ends[0], ends[1] - value), limit > value
+    is_mean = gate.field in ("mean", "value", "net")
+    was_cut = is_mean and ends[side] in BOUNDS.get(gate.metric, ())
+    return max(halves) if was_cut else halves[side]
 
 
 def _interval(

@@ -13,12 +13,19 @@ from klcli.measure.scores import blocks
 Metric = dict[str, float | None]
 """One metric by field; None is a number that is not known, or not computed."""
 
+Bounds = tuple[float, float]
+"""The least and the most that a number can be."""
+
+UNBOUNDED: Bounds = (-math.inf, math.inf)
+ROUNDING = 1e-6
+"""How far beyond its bounds the rounding of a kernel may take a number."""
+
 ERROR_FIELDS = ("se", "ci_low", "ci_high", "design_effect", "n_eff")
 
 
 def half_width(error: float, clusters: Clusters) -> float:
     """Half of the interval around an estimate with that standard error, by Student's t."""
-    return student_t((1 + clusters.level) / 2, clusters.degrees) * error
+    return -student_t((1 - clusters.level) / 2, clusters.degrees) * error
 
 
 def mean_with_error(x: npt.NDArray[Any], clusters: Clusters) -> Metric:
@@ -41,6 +48,23 @@ def mean_with_error(x: npt.NDArray[Any], clusters: Clusters) -> Metric:
         "ci_high": mean + half,
         "design_effect": variance / independent if independent > 0 else None,
         "n_eff": n * independent / variance if variance > 0 else None,
+    }
+
+
+def within(metric: Metric, bounds: Bounds, seen: Bounds) -> Metric:
+    """A metric whose interval ends where its number does: no end lies outside of the bounds.
+
+    ``seen`` are the least and the most of any token. Where they lie beyond the bounds by more than
+    rounding these do not hold, as for KL by llama.cpp's rule, and nothing is changed.
+    """
+    middle = metric["mean"] if "mean" in metric else metric["value"]
+    low, high = metric["ci_low"], metric["ci_high"]
+    is_bounded = seen[0] >= bounds[0] - ROUNDING and seen[1] <= bounds[1] + ROUNDING
+    if middle is None or low is None or high is None or not is_bounded:
+        return metric
+    return metric | {
+        "ci_low": min(middle, max(low, bounds[0])),
+        "ci_high": max(middle, min(high, bounds[1])),
     }
 
 

@@ -15,12 +15,15 @@ import numpy.typing as npt
 from klcli.judge.clusters import Bools, Clusters, Floats
 from klcli.judge.intervals import (
     ERROR_FIELDS,
+    UNBOUNDED,
+    Bounds,
     Metric,
     half_width,
     mean_with_error,
     proportion,
     quantile,
     quantile_interval,
+    within,
 )
 from klcli.judge.student import two_sided_p
 from klcli.measure.scores import SIDES, TokenScores
@@ -75,6 +78,18 @@ PERPLEXITY_METRICS: Mapping[str, tuple[str, ...]] = {
 }
 """Every metric of one model."""
 
+BOUNDS: Mapping[str, Bounds] = {
+    **dict.fromkeys(
+        ("kl", "kl_reverse", "nll_reference", "nll_candidate", "nll", "entropy_reference",
+         "entropy_candidate", "entropy", "rank_reference", "rank_candidate", "rank"),
+        (0.0, math.inf),
+    ),
+    "jsd": (0.0, math.log(2)),
+    **dict.fromkeys(("tv", "top1_agreement", "overlap_5", "delta_p_rms"), (0.0, 1.0)),
+    **dict.fromkeys(("delta_p", "flips"), (-1.0, 1.0)),
+}  # fmt: skip
+"""The least and the most that a token can count, and so a mean; of flips the net."""
+
 
 def summarise(scores: TokenScores, clusters: Clusters, chosen: Bools) -> dict[str, Metric]:
     """All metrics over the ``chosen`` tokens (bool, one a token), excluded ones left out."""
@@ -86,17 +101,19 @@ def summarise(scores: TokenScores, clusters: Clusters, chosen: Bools) -> dict[st
     return _compare(view) if scores.paired else _single(view, "")
 
 
-def mean_metric(x: Floats, clusters: Clusters) -> Metric:
-    """Mean, clustered standard error and 95 % interval, design effect, and quantiles of ``x``.
+def mean_metric(x: Floats, clusters: Clusters, bounds: Bounds = UNBOUNDED) -> Metric:
+    """Mean, clustered standard error and interval, design effect, and quantiles of ``x``.
 
+    ``bounds`` are the least and the most that any token can count; the interval lies within them.
     Nothing is known where a number of any token is not (NaN): a mean over the others would be the
     mean of something else.
     """
     if not len(x) or bool(np.isnan(x).any()):
         return dict.fromkeys(MEAN_FIELDS)
-    metric: Metric = dict.fromkeys(MEAN_FIELDS) | mean_with_error(x, clusters)
     ordered = np.sort(x)
-    metric["min"], metric["max"] = float(ordered[0]), float(ordered[-1])
+    least, most = float(ordered[0]), float(ordered[-1])
+    metric: Metric = dict.fromkeys(MEAN_FIELDS) | {"min": least, "max": most}
+    metric |= within(mean_with_error(x, clusters), bounds, (least, most))
     for name, share in QUANTILES.items():
         if name == "p999" and len(x) < P999_NEEDS:
             continue
@@ -117,11 +134,13 @@ class _View:
 
     def mean(self, column: str) -> Metric:
         """A metric over every usable token."""
-        return mean_metric(self._gather(itemgetter(column), self.usable), self.usable_clusters)
+        x = self._gather(itemgetter(column), self.usable)
+        return mean_metric(x, self.usable_clusters, BOUNDS.get(column, UNBOUNDED))
 
     def mean_at_target(self, column: str) -> Metric:
         """A metric over the tokens whose target is known."""
-        return mean_metric(self.at_target(column), self.known_clusters)
+        bounds = BOUNDS.get(column, UNBOUNDED)
+        return mean_metric(self.at_target(column), self.known_clusters, bounds)
 
     def at_target(self, column: str) -> Floats:
         """A column where the target is known; NaN for a rank outside of a list."""
@@ -218,7 +237,8 @@ def _delta_p_rms(view: _View) -> Metric:
         return metric | {"value": rms}
     error = mean["se"] / (2 * rms)
     half = half_width(error, view.known_clusters)
-    return {"value": rms, "se": error, "ci_low": max(0.0, rms - half), "ci_high": rms + half}
+    metric = {"value": rms, "se": error, "ci_low": max(0.0, rms - half), "ci_high": rms + half}
+    return within(metric, BOUNDS["delta_p_rms"], (0.0, math.sqrt(float(squares.max()))))
 
 
 def _flips(view: _View) -> Metric:
@@ -230,6 +250,7 @@ def _flips(view: _View) -> Metric:
     lost, gained = reference & ~candidate, ~reference & candidate
     volume = proportion(lost | gained, view.known_clusters)
     net = mean_with_error(gained.astype(np.int8) - lost, view.known_clusters)
+    net = within(net, BOUNDS["flips"], BOUNDS["flips"])
     metric |= {"lost": int(lost.sum()), "gained": int(gained.sum())}
     metric |= {"net": net["mean"], "volume": volume["value"]}
     metric |= {"volume_low": volume["ci_low"], "volume_high": volume["ci_high"]}

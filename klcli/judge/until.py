@@ -11,14 +11,13 @@ import numpy as np
 from klcli.errors import UsageError
 from klcli.judge.gate import Gate, GateResult
 from klcli.judge.sequential import Band, Drawn, decide
+from klcli.judge.statistics import BOUNDS
 from klcli.measure.gathered import ScoredBatch
 from klcli.text.windows import WindowTable
 
-UPPER = {"top1_agreement": 1.0, "tv": 1.0, "overlap_5": 1.0, "jsd": math.log(2)}
-"""The most that one token can count, where there is such a thing."""
-FROM_ZERO = ("kl", "kl_reverse", "nll_reference", "nll_candidate", "nll", "entropy_reference",
-             "entropy_candidate", "entropy")  # fmt: skip
-"""Metrics of which a token counts 0 at least, and any amount at most."""
+MEANS = ("kl", "kl_reverse", "jsd", "tv", "overlap_5", "top1_agreement", "nll_reference",
+         "nll_candidate", "nll", "entropy_reference", "entropy_candidate", "entropy")  # fmt: skip
+"""Metrics of which part of a text can tell: means of tokens that count 0 at least."""
 
 _PRECISION = re.compile(r"\s*(\w+)(?:\.mean)?\s*(?:±|\+-)\s*(\S+)\s*")
 
@@ -162,7 +161,7 @@ class Until:
 
     def _start(self, metric: str) -> Drawn:
         sizes = self.table.window_tokens
-        upper = UPPER.get(metric, math.inf)
+        upper = BOUNDS[metric][1]
         if self.kl_bound is not None and metric == "kl":
             upper = self.kl_bound
         return Drawn(windows=len(sizes), tokens=sum(sizes), largest=max(sizes), upper=upper)
@@ -179,10 +178,10 @@ def parse_until(text: str, gates: Sequence[Gate], *, known: Mapping[str, Any]) -
         if not gates:
             raise UsageError("--until decided: there is nothing to decide; give a --gate")
         for gate in gates:
-            if gate.relative or gate.field not in ("mean", "value") or not _is_mean(gate.metric):
+            if gate.relative or gate.field not in ("mean", "value") or gate.metric not in MEANS:
                 raise UsageError(
                     f"--until decided: {gate.text!r} cannot be decided from part of the text; gate "
-                    f"one of {', '.join(m for m in known if _is_mean(m))}, against a number"
+                    f"one of {', '.join(m for m in known if m in MEANS)}, against a number"
                 )
         return text
     match = _PRECISION.fullmatch(text)
@@ -194,17 +193,13 @@ def parse_until(text: str, gates: Sequence[Gate], *, known: Mapping[str, Any]) -
         match is None
         or not 0 < distance < math.inf
         or match[1] not in known
-        or not _is_mean(match[1])
+        or match[1] not in MEANS
     ):
         raise UsageError(
             f"--until {text!r}: 'decided', or a mean and a distance as in 'kl.mean±0.001' (or "
             "'kl.mean+-0.001') is wanted"
         )
     return Precision(metric=match[1], distance=distance)
-
-
-def _is_mean(metric: str) -> bool:
-    return metric in UPPER or metric in FROM_ZERO
 
 
 def _per_token(metric: str, batch: ScoredBatch) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -219,6 +219,23 @@ def test_an_open_gate_says_how_many_more_tokens_would_decide(limit: float, more:
     assert f"about {result.more_tokens:,} more tokens" in str(result.reason)
 
 
+@pytest.mark.parametrize(
+    ("text", "metric"),
+    [
+        ("overlap_5>=0.95", {"mean": 0.9, "ci_low": 0.7, "ci_high": 1.0}),
+        ("tv<=0.05", {"mean": 0.1, "ci_low": 0.0, "ci_high": 0.3}),
+        ("flips.net<=-0.95", {"net": -0.9, "net_low": -1.0, "net_high": -0.7}),
+    ],
+)
+def test_an_end_that_is_cut_off_at_a_bound_does_not_count_as_close(
+    text: str, metric: Metric
+) -> None:
+    """The other half of 0.2 does, four times the distance: 15 times as many more are wanted."""
+    result = verdict(text, metric)
+    assert result.verdict == "inconclusive"
+    assert result.more_tokens == pytest.approx(15 * TOKENS, abs=1)
+
+
 def test_no_number_of_tokens_tells_a_number_from_itself() -> None:
     result = verdict("kl<=0.5")
     assert result.more_tokens is None

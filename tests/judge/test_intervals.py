@@ -5,9 +5,17 @@ import math
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import stats
 
 from klcli.judge.clusters import Clusters
-from klcli.judge.intervals import mean_with_error, proportion, quantile, quantile_interval, wilson
+from klcli.judge.intervals import (
+    half_width,
+    mean_with_error,
+    proportion,
+    quantile,
+    quantile_interval,
+    wilson,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -48,6 +56,14 @@ class TestMeans:
         x = np.repeat(np.random.default_rng(2).normal(size=50), 10)
         found = mean_with_error(x, documents(50, 10))
         assert found["n_eff"] == pytest.approx(50, rel=0.03)
+
+    @pytest.mark.parametrize("level", [0.5, 0.95, 0.99999, 1 - 1e-13, 1 - 2**-53])
+    def test_half_of_an_interval_is_scipys_quantile_however_sure_it_is(self, level: float) -> None:
+        for count in (2, 3, 4, 40):
+            sizes = np.ones(count, dtype=int)
+            clusters = Clusters(sizes, np.zeros(count, dtype=bool), level)
+            expected = 0.5 * stats.t.isf((1 - level) / 2, count - 1)
+            assert half_width(0.5, clusters) == pytest.approx(expected, rel=1e-12)
 
 
 class TestProportions:

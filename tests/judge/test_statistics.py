@@ -9,7 +9,13 @@ import pytest
 
 from klcli.judge.clusters import Clusters
 from klcli.judge.intervals import Metric
-from klcli.judge.statistics import COMPARE_METRICS, MEAN_FIELDS, PERPLEXITY_METRICS, summarise
+from klcli.judge.statistics import (
+    BOUNDS,
+    COMPARE_METRICS,
+    MEAN_FIELDS,
+    PERPLEXITY_METRICS,
+    summarise,
+)
 from klcli.judge.statistics import mean_metric as metric_of
 from klcli.measure.columns import Column
 from klcli.measure.scores import TokenScores, score_columns
@@ -182,3 +188,64 @@ class TestSummary:
     def test_a_perplexity_beyond_float64_is_infinite(self) -> None:
         found = summary(scores_of(paired=False, nll=[1e4] * 6))
         assert found["perplexity"]["value"] == math.inf
+
+
+COLUMNS = sorted(BOUNDS.keys() & score_columns(paired=True).keys())
+
+
+class TestBounds:
+    """No interval goes on where its number cannot go."""
+
+    def test_every_bounded_number_is_a_metric(self) -> None:
+        assert BOUNDS.keys() <= COMPARE_METRICS.keys() | PERPLEXITY_METRICS.keys()
+
+    @pytest.mark.parametrize("name", COLUMNS)
+    def test_an_interval_is_cut_off_at_each_bound(self, name: str) -> None:
+        low, high = BOUNDS[name]
+        high = min(high, 9.0)
+        for x in ([low] * 5 + [high], [high] * 5 + [low]):
+            columns = {**scores_of().columns, name: np.array(x)}
+            found = summary(TokenScores(columns))[name]
+            free = mean_metric(np.array(x), np.arange(6))
+            assert found["ci_low"] == max(low, number(free["ci_low"])) < number(found["mean"])
+            assert found["ci_high"] == min(BOUNDS[name][1], number(free["ci_high"]))
+            assert (found["se"], found["n_eff"]) == (free["se"], free["n_eff"])
+            assert number(free["ci_low"]) < low or number(free["ci_high"]) > high
+
+    def test_the_shares_of_a_short_text_stay_below_all(self) -> None:
+        found = summary(scores_of(overlap_5=[1.0, 1, 1, 1, 1, 0.4], tv=[0, 0, 0, 0.1, 0, 0.9]))
+        assert (found["overlap_5"]["ci_high"], found["tv"]["ci_low"]) == (1, 0)
+
+    def test_perplexity_is_1_at_least(self) -> None:
+        found = summary(scores_of(paired=False, nll=[0.0, 0, 0, 0, 0, 3], words=[1] * 6))
+        assert found["nll"]["ci_low"] == found["bits_per_byte"]["ci_low"] == 0
+        for name in ("perplexity", "word_perplexity", "byte_perplexity"):
+            assert found[name]["ci_low"] == 1
+
+    def test_the_rms_of_changes_of_probabilities_is_1_at_most(self) -> None:
+        found = summary(scores_of(delta_p=[1.0, -1, 1, 0, 1, 1]))["delta_p_rms"]
+        assert found["ci_high"] == 1
+        assert number(found["value"]) + number(found["se"]) * 2.57 > 1
+
+    def test_net_flips_are_all_tokens_at_most(self) -> None:
+        found = summary(
+            scores_of(
+                tokens=3, token_id=[1, 1, 1], top1_reference=[1, 1, 0], top1_candidate=[0] * 3
+            )
+        )["flips"]
+        assert found["net"] == pytest.approx(-2 / 3)
+        assert found["net_low"] == -1
+        assert 0 < number(found["net_high"]) < 1
+
+    def test_a_bound_that_a_token_breaks_is_none(self) -> None:
+        """As KL by llama.cpp's rule, of which rounding leaves less than 0."""
+        x = [-0.001, 0.002, 0, -0.001, 0.001, 0]
+        found = summary(scores_of(kl=x))["kl"]
+        assert found == mean_metric(np.array(x), np.arange(6))
+        assert number(found["ci_low"]) < 0
+
+    def test_rounding_beyond_a_bound_does_not_lift_it(self) -> None:
+        found = summary(scores_of(nll_reference=[-1e-7, 0, 0, 0, 0, 1]))["nll_reference"]
+        assert found["ci_low"] == 0
+        lowest = summary(scores_of(nll_reference=[-1e-7] * 6))["nll_reference"]
+        assert lowest["ci_low"] == lowest["mean"] == lowest["ci_high"]

@@ -9,8 +9,8 @@ import pytest
 
 from klcli.errors import UsageError
 from klcli.judge.gate import parse_gate
-from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
-from klcli.judge.until import FROM_ZERO, UPPER, Precision, Until, parse_until
+from klcli.judge.statistics import BOUNDS, COMPARE_METRICS, PERPLEXITY_METRICS
+from klcli.judge.until import MEANS, Precision, Until, parse_until
 from klcli.measure.gathered import ScoredBatch
 from klcli.text.cutting import plan_windows
 from klcli.text.protocols import Protocol
@@ -124,7 +124,8 @@ def test_the_metrics_of_the_other_command_are_not_offered() -> None:
 
 def test_every_mean_that_can_be_a_goal_is_a_metric() -> None:
     known = COMPARE_METRICS.keys() | PERPLEXITY_METRICS.keys()
-    assert {*UPPER, *FROM_ZERO} <= known
+    assert set(MEANS) <= known
+    assert {BOUNDS[metric][0] for metric in MEANS} == {0}
 
 
 # Gates
