@@ -51,6 +51,6 @@ def check_fields(request: Any) -> None:
         if value is None:
             continue
         if choices and value not in choices:
-            raise UsageError(f"{option} {value}: one of {', '.join(choices)} is wanted")
+            raise UsageError(f"{option} {value}: choose one of {', '.join(choices)}")
         if least is not None and value < least:
             raise UsageError(f"{option} must be at least {least}, not {value}")

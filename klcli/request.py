@@ -108,7 +108,7 @@ class Limits:
     """What the numbers of a run are held against.
 
     ``metrics`` are those that the command knows, with their fields. With ``gate_confidence``
-    intervals decide; ``baseline`` is the earlier run that relative gates speak of.
+    intervals decide; ``baseline`` is the earlier run that relative gates refer to.
 
     Raises:
         UsageError: a gate that cannot be parsed, or that lacks what it needs.
@@ -124,14 +124,14 @@ class Limits:
     def __post_init__(self) -> None:
         confidence = self.gate_confidence
         if confidence is not None and not 0.5 <= confidence < 1:
-            raise UsageError(f"--gate-confidence {confidence:g}: from 0.5 to below 1 is wanted")
+            raise UsageError(f"--gate-confidence {confidence:g}: give 0.5 or more, and less than 1")
         texts = [self.gates] if isinstance(self.gates, str) else self.gates
         gates = tuple(parse_gate(text, self.metrics) for text in texts)
         for gate in gates if confidence is not None else ():
             interval_fields(gate, self.metrics)
         relative = [gate.text for gate in gates if gate.relative]
         if relative and self.baseline is None:
-            raise UsageError(f"--gate {relative[0]!r} speaks of a baseline: give --baseline RUN")
+            raise UsageError(f"--gate {relative[0]!r} refers to a baseline: give --baseline RUN")
         object.__setattr__(self, "parsed", gates)
 
 
@@ -150,7 +150,7 @@ class Stopping:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.kl_bound is not None and not 0 < self.kl_bound < math.inf:
-            raise UsageError(f"--kl-bound {self.kl_bound:g}: a number of nats above 0 is wanted")
+            raise UsageError(f"--kl-bound {self.kl_bound:g}: give a number of nats above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

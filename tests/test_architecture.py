@@ -1,8 +1,11 @@
 """The flow is the folder: what may import what, and what must not be loaded for a glance."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,12 @@ import pytest
 import klcli
 
 PACKAGE = Path(klcli.__file__).parent
-FLOW = ["errors", "text", "sources", "measure", "judge", "render"]
-"""A folder imports only from those before it; ``api`` and ``cli`` use them all."""
+FLOW = [
+    "errors", "choices", "hooks", "torchrun",
+    "text", "storage", "sources", "align", "measure", "runs", "judge", "render",
+    "request", "review", "workflow", "api", "inspection", "cli",
+]  # fmt: skip
+"""A folder, or a file beside them, imports only from those before it."""
 HEAVY = ["torch", "transformers"]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -32,13 +39,62 @@ def part_of(module: str) -> str:
     return module.split(".")[1] if module.startswith("klcli.") else ""
 
 
+def name_of(path: Path) -> str:
+    """The dotted name of a file."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def functions_of(path: Path) -> Iterator[tuple[str, int]]:
+    """Every function of a file, with the lines of its body less the docstring."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            if body and (last := body[-1].end_lineno) is not None:
+                yield f"{path.name}:{node.name}", last - body[0].lineno + 1
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_with_the_flow(path: Path) -> None:
     part = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    if part not in FLOW:
+    if part in ("__init__", "__main__"):
         return
-    later = {*FLOW[FLOW.index(part) + 1 :], "api", "cli"}
+    later = FLOW[FLOW.index(part) + 1 :]
     assert not {name for name in imports_of(path) if part_of(name) in later}
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    known = {name_of(path): imports_of(path) for path in MODULES}
+    needs = {name: (found & known.keys()) - {name} for name, found in known.items()}
+    needs["klcli"] = set()  # it imports what it hands out only when that is asked for
+    TopologicalSorter(needs).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_bag_of_options_travels() -> None:
+    """Options become requests; what is left of them are keyword arguments of public functions."""
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        assert "options.get(" not in text, path
+        assert not re.search(r"options: .*Mapping\[str, Any\]", text), path
+
+
+def test_functions_and_modules_are_short() -> None:
+    """Kernels may be long: arithmetic that reads as one formula stays one function."""
+    lengths = [one for path in MODULES for one in functions_of(path)]
+    sizes = sorted(size for _, size in lengths)
+    assert sizes[int(0.9 * (len(sizes) - 1))] <= 20
+    kernels = PACKAGE / "measure" / "kernels"
+    others = [one for path in MODULES if kernels not in path.parents for one in functions_of(path)]
+    assert not [name for name, size in others if size > 60]
+    lines = {path.name: path.read_text(encoding="utf-8").count("\n") for path in MODULES}
+    assert not {name: count for name, count in lines.items() if count > 450}
+    assert lines["api.py"] <= 200
+
+
+def test_one_file_reads_the_environment_of_torchrun() -> None:
+    read = re.compile(r"environ[^\n]*(WORLD_SIZE|RANK)")
+    readers = {path.name for path in MODULES if read.search(path.read_text(encoding="utf-8"))}
+    assert readers == {"torchrun.py"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -55,9 +111,10 @@ def test_only_sources_know_transformers(path: Path) -> None:
         "from klcli.cli import cli; cli(['compare', '--help'], standalone_mode=False)",
         "from klcli.cli import cli; cli(['--version'], standalone_mode=False)",
         "from klcli.judge.report import Report",
+        "import klcli.api, klcli.request, klcli.review",
         "import klcli.render.terminal, klcli.render.data, klcli.render.files",
     ],
-    ids=["import", "help", "help-of-a-command", "version", "report", "render"],
+    ids=["import", "help", "help-of-a-command", "version", "report", "doors", "render"],
 )
 def test_a_glance_loads_neither_torch_nor_transformers(code: str) -> None:
     program = f"{code}\nimport sys\nsys.exit(','.join({HEAVY} & sys.modules.keys()) or 0)".replace(

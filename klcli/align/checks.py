@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from klcli.errors import MismatchError, Notice, UsageError
-from klcli.sources import Source
-from klcli.sources.rows import UNBOUNDED
+from klcli.sources import UNBOUNDED, Source
 from klcli.text.scope import Scope
 from klcli.text.vocabulary import Vocabulary, check_same_vocabulary
 from klcli.text.windows import WindowTable

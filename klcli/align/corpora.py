@@ -111,6 +111,6 @@ def _special_strings(
     how = "special tokens" if parsed else "text"
     message = (
         f"{hits} strings of special tokens stand in the text, such as {most}, and were read as "
-        f"{how}; --special-tokens says which"
+        f"{how}; change that with --special-tokens"
     )
     return [Notice(code="special_tokens_in_text", message=message)]

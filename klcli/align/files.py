@@ -9,8 +9,7 @@ import numpy as np
 from klcli.align.alignment import Alignment
 from klcli.align.checks import check_mask
 from klcli.errors import MismatchError, Notice, UsageError
-from klcli.sources import Source
-from klcli.sources.rows import UNBOUNDED
+from klcli.sources import UNBOUNDED, Source
 from klcli.text.corpus import Corpus
 from klcli.text.cutting import text_read_by
 from klcli.text.scope import Scope
@@ -106,8 +105,8 @@ def _knowledge(table: WindowTable) -> tuple[bool, bool]:
 def _no_tokens(name: str) -> Notice:
     return Notice(
         code="no_tokens",
-        message=f"{name} does not say which tokens it is about: nothing shows that the two sources "
-        "speak of the same text; add an array named tokens, or --token-ids",
+        message=f"{name} does not say which tokens it is about: nothing shows that both sides "
+        "are about the same text; add an array named tokens, or --token-ids",
     )
 
 

@@ -44,7 +44,7 @@ def several(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 def _protocols() -> str:
     """What each protocol does, in a line."""
     first, *others = (f"{name} {preset.says}" for name, preset in PRESETS.items())
-    return f"{first}. Others score as programs of their name do: {'; '.join(others)}"
+    return f"{first}. Each of the others scores like the program of that name: {'; '.join(others)}"
 
 
 window_options = several(
@@ -64,7 +64,7 @@ window_options = several(
         "--stride",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Tokens between the starts of two windows; what is read again is not scored again.  "
+        help="How far apart two windows start; tokens that are read again are not scored again.  "
         "[default: --context]",
     ),
     click.option(
@@ -102,7 +102,7 @@ window_options = several(
     click.option(
         "--pll",
         type=one_of(Pll),
-        help="For masked models, what is hidden with a token that is scored: nothing else, or the "
+        help="For masked models, what is hidden together with a scored token: nothing else, or the "
         "rest of its word.  [default: original]",
     ),
     click.option(
@@ -182,7 +182,7 @@ def source_options(*, sided: bool) -> Callable[[Command], Command]:
             "--compile",
             is_flag=True,
             help="Compile the blocks of models with torch.compile, which takes a while: for long "
-            "runs. 16-bit models round otherwise then, about as far from themselves as from "
+            "runs. It changes how 16-bit models round, by about as much as they differ from "
             "float32. Needs a C++ compiler on a CPU, and Triton on a GPU.",
         ),
         click.option(
@@ -206,8 +206,8 @@ run_options = several(
         "--kl-bound",
         type=click.FloatRange(min=0, min_open=True),
         metavar="NATS",
-        help="The most the KL of a token can be, if you know it: --until is then exact, not "
-        "asymptotic.",
+        help="The most the KL of a token can be, if you know it: the intervals of --until "
+        "then hold for any text.",
     ),
     click.option(
         "--seed",
@@ -283,7 +283,7 @@ output_options = several(
         "--baseline",
         type=click.Path(exists=True),
         metavar="RUN",
-        help="An earlier run that gates such as 'kl.mean<=1.1*baseline' speak of: a folder kept "
+        help="An earlier run for gates such as 'kl.mean<=1.1*baseline': a folder kept "
         "with --run, paired token by token, or a report (.json).",
     ),
     click.option(

@@ -187,7 +187,7 @@ def _with_confidence(gate: Gate, metric: Metric, result: GateResult, rules: Rule
     ends = _interval(gate, metric, result.limit, rules)
     if ends == (None, None):
         return replace(
-            result, verdict="inconclusive", reason="there is no interval: the text is too short"
+            result, verdict="inconclusive", reason="the text is too short for an interval"
         )
     result = replace(result, ci_low=ends[0], ci_high=ends[1])
     low = -math.inf if ends[0] is None else ends[0]
@@ -204,9 +204,12 @@ def _with_confidence(gate: Gate, metric: Metric, result: GateResult, rules: Rule
         verdict="inconclusive",
         more_tokens=more,
         reason="the limit lies inside the interval; "
-        + ("more tokens will hardly decide" if more is None else f"about {more:,} more tokens "
-           "would decide"),
-    )  # fmt: skip
+        + (
+            "more tokens are unlikely to decide it"
+            if more is None
+            else f"about {more:,} more tokens would decide"
+        ),
+    )
 
 
 def _more_tokens(

@@ -72,7 +72,7 @@ def proportion(hits: Bools, clusters: Clusters) -> Metric:
     """The share of tokens that are hits, with Wilson's interval for n_eff tokens.
 
     n_eff = N / design effect, and never more than N. Where all tokens are alike there is nothing to
-    tell the design effect by, and n_eff is N: that nothing was seen is no certainty. The quantile
+    tell the design effect by, and n_eff is N: seeing nothing is not certainty. The quantile
     of t stands in the place of the normal one, because the design effect is an estimate.
     """
     n, share = len(hits), float(hits.mean())

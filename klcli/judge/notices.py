@@ -48,7 +48,7 @@ def _excluded(counts: Mapping[str, int | None]) -> Found:
         yield (
             "excluded",
             f"{excluded} of {counts['tokens']} tokens are left out: a model gave NaN or +inf "
-            "there, and every number is about the others",
+            "there; they count in no number",
         )
 
 
@@ -56,8 +56,8 @@ def _infinite(counts: Mapping[str, int | None]) -> Found:
     if infinite := counts["infinite"]:
         yield (
             "infinite",
-            f"at {infinite} tokens a model gives probability 0 to what came, or to what the other "
-            "model holds possible: means over them are infinite, or unknown where both are",
+            f"at {infinite} tokens a model gives probability 0 to the token that follows, or to "
+            "one that the other model thinks possible: means over them are infinite, or unknown",
         )
 
 
@@ -104,8 +104,8 @@ def _lists(evaluation: Evaluation) -> Found:
     if sides and scores.paired:
         yield (
             "lower_bounds",
-            f"the {' and the '.join(sides)} lists only its most probable tokens: KL, JSD and TV "
-            "are lower bounds, with all other tokens taken as one",
+            f"only the most probable tokens of the {' and the '.join(sides)} are known: KL, JSD "
+            "and TV are lower bounds, with all other tokens taken as one",
         )
     known = ~scores["excluded"] & (scores["token_id"] >= 0)
     for side in sides:
@@ -133,8 +133,8 @@ def _approximate(protocol: Mapping[str, Any]) -> Found:
     if every := protocol.get("mask_every"):
         yield (
             "mask_every",
-            f"an approximation: every token was scored with each {every}th token hidden, not with "
-            "all others in sight, and NLL differs. Leave out --mask-every for exact numbers",
+            f"an approximation: every {every}th token was hidden at once, so that each was scored "
+            "without the others in sight. Leave out --mask-every for exact numbers",
         )
 
 

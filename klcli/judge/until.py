@@ -196,8 +196,8 @@ def parse_until(text: str, gates: Sequence[Gate], *, known: Mapping[str, Any]) -
         or match[1] not in MEANS
     ):
         raise UsageError(
-            f"--until {text!r}: 'decided', or a mean and a distance as in 'kl.mean±0.001' (or "
-            "'kl.mean+-0.001') is wanted"
+            f"--until {text!r}: give 'decided', or a mean and a distance as in 'kl.mean±0.001' (or "
+            "'kl.mean+-0.001')"
         )
     return Precision(metric=match[1], distance=distance)
 

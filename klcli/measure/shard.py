@@ -43,5 +43,5 @@ def parse_shard(text: str) -> Shard:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     number, of = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= number <= of:
-        raise UsageError(f"--shard {text!r}: a number and how many there are, as 3/16, is wanted")
+        raise UsageError(f"--shard {text!r}: write I/N, as in 3/16")
     return Shard(number, of)

@@ -109,7 +109,7 @@ def format_of(path: str) -> Format:
     """
     ending = PurePath(path).suffix
     if ending.lower() not in ENDINGS:
-        what = f"the ending {ending!r} is no known format" if ending else "it has no ending"
+        what = f"unknown ending {ending!r}" if ending else "it has no ending"
         raise UsageError(f"--output {path}: {what}; use one of {', '.join(ENDINGS)}")
     return ENDINGS[ending.lower()]
 

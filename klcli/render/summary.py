@@ -177,7 +177,7 @@ def _labels(report: Report, names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _pseudo(report: Report, label: str) -> str:
-    """A label, with what is no likelihood of the text called by its name."""
+    """A label; a pseudo-likelihood is called by that name."""
     if not is_masked(report):
         return label
     for word, name in _PSEUDO.items():
@@ -227,8 +227,8 @@ def warnings(report: Report, view: View) -> list[Notice]:
     missing = [
         Notice(
             code="missing_slices",
-            message=f"--slice {by} shows nothing: what the tokens read like is not known; "
-            "--tokenizer says it",
+            message=f"--slice {by} shows nothing: the text of the tokens is not known; give "
+            "--tokenizer",
         )
         for by in view.ordered_slices
         if by not in sliced
@@ -276,8 +276,8 @@ def _until(until: Mapping[str, Any] | None) -> Iterable[str]:
     reached = "" if until["reached"] else ", not reached"
     yield (
         f"Until {visible(until['goal'])}{reached}: {until['windows']:,} of "
-        f"{until['windows_in_all']:,} windows, {share:.0%} of the tokens, were needed. This "
-        f"answers about this text, at {until['confidence']:.4g} confidence:"
+        f"{until['windows_in_all']:,} windows, {share:.0%} of the tokens, were read. For this "
+        f"text, with {100 * until['confidence']:.4g} % confidence:"
     )
     for metric, band in until["bands"].items():
         low, high = number(band["low"]), number(band["high"])
@@ -290,7 +290,7 @@ def _noise_floor(report: Report) -> Iterable[str]:
         return
     start = f"Noise floor (reference against itself, other {floor['by']}): KL {number(floor['kl'])}"
     if floor["kl"] == 0:
-        yield f"{start}: any difference is real"
+        yield f"{start}: the reference agrees with itself exactly, so any difference is real"
     elif kl <= floor["kl"]:
         yield f"{start}: this KL is below it, so there is nothing to see"
     else:
@@ -324,7 +324,7 @@ def scored_tokens(report: Report) -> Tokens:
     """
     if report.tokens is None:
         raise KlcliError(
-            "this report holds no single tokens, as none does that was read from a file: "
+            "this report was read from a file, which holds no single tokens: "
             "run the comparison again to list them"
         )
     return report.tokens

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from klcli.text.windows import Window, WindowTable
 
 
+UNBOUNDED = 2**31 - 1
+"""The width of a source that lists ids and does not say how many there are."""
+
+
 class Source(Protocol):
     """Whoever predicts: a live model, a recording, a file of others, a fake in a test.
 

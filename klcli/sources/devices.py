@@ -19,8 +19,7 @@ def choose_device(name: str) -> str:
             return str(torch.device(name))
         except RuntimeError:
             raise UsageError(
-                f"--device {name!r} is not a device: one of auto, cpu, cuda, cuda:N or mps is "
-                "wanted"
+                f"--device {name!r} is not a device: choose one of auto, cpu, cuda, cuda:N or mps"
             ) from None
     if torch.cuda.is_available():
         rank = torchrun.local_rank()

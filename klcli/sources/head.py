@@ -61,7 +61,7 @@ class Head:
     def reusing(self) -> "Head | ReusingHead":
         """The same head, whose logits stand where the ones before them did, with the same bits.
 
-        The head itself where it is no plain matrix.
+        The head itself where it is not a plain matrix.
         """
         weights = _weights_of(self.project)
         return self if weights is None else ReusingHead(self, weights)

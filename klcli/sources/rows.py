@@ -14,8 +14,6 @@ RowKind = Literal["logits", "log_probs", "truncated", "topk"]
 
 LARGEST_BLOCK = 512
 SMALLEST_BLOCK = 16
-UNBOUNDED = 2**31 - 1
-"""The width of a source that lists ids and does not say how many there are."""
 BLOCK_BYTES = 128 * 2**20
 FILE_BYTES = 16 * 2**20
 """What is only read wants no large blocks: these stay in the cache until they are scored."""

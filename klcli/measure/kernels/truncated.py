@@ -1,7 +1,7 @@
 """Kernels for llama.cpp's base files, by llama.cpp's own rule. No I/O, no state.
 
-A row of such a file is no distribution: the tail was raised to a floor, so the p of all ids sum to
-more than 1, and what stands for an id at the floor is only the most that its p may be. llama.cpp
+A row of such a file is not a distribution: the tail was raised to a floor, so the p of all ids sum
+to more than 1, and what stands for an id at the floor is only the most that its p may be. llama.cpp
 sums p (ln p - ln q) over the ids with ln p > -16 and divides by nothing. This sum is a Kullback-
 Leibler divergence but for what lies below e^-16, rounding of ln p to 16 bits, and those ids at the
 floor that lie above e^-16 for all that. It can therefore be negative, where p and q are close.

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from klcli.errors import SourceError
+from klcli.sources import UNBOUNDED
 from klcli.sources.options import LoadOptions
-from klcli.sources.rows import LARGEST_BLOCK, UNBOUNDED, RowKind, Rows, TopBlock
+from klcli.sources.rows import LARGEST_BLOCK, RowKind, Rows, TopBlock
 from klcli.sources.stored import StoredSource
 from klcli.sources.vocabularies import load_vocabulary
 from klcli.text.corpus import read_corpus_lines
