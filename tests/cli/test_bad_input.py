@@ -2,10 +2,8 @@
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,17 +217,37 @@ def test_a_console_of_another_alphabet_is_no_error(
     assert b"KL(reference" in done.stdout
 
 
+INTERRUPTED = """
+import itertools, signal, sys
+from transformers import GPT2Model
+
+forward, passes = GPT2Model.forward, itertools.count()
+
+def interrupted(self, *words, **options):
+    if next(passes) == 40:
+        signal.raise_signal(signal.SIGINT)
+    return forward(self, *words, **options)
+
+GPT2Model.forward = interrupted
+from klcli.cli import main
+main(sys.argv[1:])
+"""
+"""klcli, interrupted as by Ctrl-C in the midst of some 56 passes."""
+
+
 def test_ctrl_c_exits_130_and_writes_nothing(
     reference: Path, candidate: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    process = start(
-        "compare", reference, candidate, *[corpus] * 400, "--output", tmp_path / "run.json"
+    output = ("--batch-tokens", "128", "--output", tmp_path / "run.json")
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, "compare", reference, candidate, corpus, *output],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
     )
-    time.sleep(6)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (130, "")
-    assert err.strip() == "Interrupted."
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.strip() == "Interrupted."
     assert list(tmp_path.iterdir()) == []
 
 

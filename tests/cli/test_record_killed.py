@@ -1,6 +1,5 @@
 """`klcli record`, killed by the system at any moment, goes on where it stopped."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -8,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import pytest
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
 SERVER = """
-import gc, json, os, sys
+import gc, itertools, json, os, signal, sys
 from transformers import AutoTokenizer, GPT2LMHeadModel
 import klcli.api
 from klcli.cli import main
@@ -26,14 +24,33 @@ from klcli.sources.recording import writer
 writer.SHARD_BYTES = 2048
 gc.freeze()
 for line in sys.stdin:
+    words, last = json.loads(line)
+    out, into = os.pipe()
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        main(json.loads(line))
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        steps = itertools.count()
+
+        def step(*_):
+            if next(steps) == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.setprofile(step)
+        try:
+            main(words)
+        finally:
+            sys.setprofile(None)
+            os.write(into, b"%d" % next(steps))
+    os.close(into)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([code, int(os.read(out, 20) or last)]), flush=True)
+    os.close(out)
 """
-"""Runs ``klcli`` in a process of its own for each line, without loading torch anew for each."""
+"""Runs ``klcli`` in a process of its own for each line, without loading torch anew for each.
+
+A step is where a function of Python or C is called or returns. At the last that it is given the
+system kills it: so a kill can be anywhere, and is at the same place every time.
+"""
 
 
 class Klcli:
@@ -44,14 +61,11 @@ class Klcli:
         assert process.stdout is not None
         self._orders, self._answers = process.stdin, process.stdout
 
-    def start(self, *arguments: str | Path | int) -> int:
-        """Start a command; its process."""
-        print(json.dumps([str(one) for one in arguments]), file=self._orders, flush=True)
-        return int(self._answers.readline())
-
-    def wait(self) -> int:
-        """Wait for the command; its exit code, negative for a signal."""
-        return int(self._answers.readline())
+    def run(self, *arguments: str | Path | int, last: int | None = None) -> tuple[int, int]:
+        """Run a command: its exit code, negative for a signal, and the steps that it took."""
+        print(json.dumps([[str(one) for one in arguments], last]), file=self._orders, flush=True)
+        code, steps = json.loads(self._answers.readline())
+        return code, steps
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +76,7 @@ def server() -> Iterator[Klcli]:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     ) as process:
         klcli = Klcli(process)
-        klcli.start("--version")
-        assert klcli.wait() == 0
+        assert klcli.run("--version")[0] == 0
         yield klcli
         assert process.stdin is not None
         process.stdin.close()
@@ -71,11 +84,6 @@ def server() -> Iterator[Klcli]:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lock"}
-
-
-def shards_of(folder: Path) -> set[str]:
-    """The shards that are there or being written."""
-    return {name for name in (os.listdir(folder) if folder.exists() else ()) if "shard" in name}
 
 
 def check_what_is_left(folder: Path) -> int:
@@ -91,45 +99,28 @@ def check_what_is_left(folder: Path) -> int:
     return int(rows)
 
 
-def run_until_there_is_a_new_shard(folder: Path, before: set[str], deadline: float) -> float:
-    """Wait for it; how long that took."""
-    begin = time.monotonic()
-    while shards_of(folder) <= before:
-        assert time.monotonic() - begin < deadline, "no shard was written"
-        time.sleep(0.001)
-    return time.monotonic() - begin
-
-
 @pytest.mark.parametrize(
     ("kills", "windows"), [(3, 10), pytest.param(20, 40, marks=pytest.mark.slow)]
 )
 def test_a_recording_killed_again_and_again_is_that_of_an_undisturbed_run(
     server: Klcli, reference: Path, corpus: Path, tmp_path: Path, kills: int, windows: int
 ) -> None:
-    command = ("record", reference, corpus, "--context", "64", "--limit", windows, "-o")
+    command = ("record", reference, corpus, "--context", "64")
+    all_of_it = (*command, "--limit", windows, "-o")
     whole, folder = tmp_path / "whole", tmp_path / "rec"
-    server.start(*command, whole)
-    to_first = run_until_there_is_a_new_shard(whole, set(), 60)
-    begin = time.monotonic()
-    assert server.wait() == 0
-    to_last = time.monotonic() - begin
+    code, steps = server.run(*all_of_it, whole)
+    to_begin = server.run(*command, "--limit", 1, "-o", tmp_path / "one window")[1]
+    assert (code, to_begin < steps) == (0, True)
     chance, kept = random.Random(kills), [0]
-    while len(kept) <= kills:
-        before = shards_of(folder)
-        child = server.start(*command, folder)
+    for _ in range(kills):
         if chance.random() < 0.3:  # before anything new is written
-            time.sleep(chance.uniform(0, to_first))
+            last = chance.randrange(to_begin)
         else:
-            run_until_there_is_a_new_shard(folder, before, 60)
-            time.sleep(chance.uniform(0, to_last / kills / 3))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        assert server.wait() in (-signal.SIGKILL, 0)
+            last = to_begin + chance.randrange((steps - to_begin) // kills)
+        assert server.run(*all_of_it, folder, last=last)[0] == -signal.SIGKILL
         kept.append(check_what_is_left(folder))
-        if kept[-1] == 64 * windows:  # a busy machine let it come to its end before the kill
-            break
     assert kept == sorted(kept), "nothing recorded is lost"
-    assert kept[-1] > 0
-    server.start(*command, folder)
-    assert server.wait() == 0
+    assert len(set(kept)) > kills / 3
+    assert kept[-1] < 64 * windows
+    assert server.run(*all_of_it, folder)[0] == 0
     assert files_of(folder) == files_of(whole)

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -492,28 +491,40 @@ run.PART_ROWS = 64
 from klcli.cli import main
 main(sys.argv[1:])
 """
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+named, when = Path.replace, sys.argv.pop(1)
+
+def replace(self, target):
+    is_third = Path(target).name == "part-00002.safetensors"
+    if is_third and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    named(self, target)
+    if is_third:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Path.replace = replace
+"""
+"""Has the system kill klcli before or after it names the file of the third part."""
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize("when", ["before", "after"])
 def test_a_run_that_was_killed_goes_on_to_the_same_json(
-    reference: Path, candidate: Path, corpus: Path, tmp_path: Path
+    reference: Path, candidate: Path, corpus: Path, tmp_path: Path, when: str
 ) -> None:
     command = ("compare", reference, candidate, corpus, *OFTEN, "--format", "json")
     folder = tmp_path / "killed.run"
     words = [str(one) for one in (*command, "--run", folder)]
-    with subprocess.Popen(
-        [sys.executable, "-c", CLI, *words], stdout=subprocess.DEVNULL, env=dict(os.environ)
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not (folder / "part-00002.safetensors").exists():
-            assert time.monotonic() < deadline
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.001)
-        process.kill()
+    program = [sys.executable, "-c", KILLED + CLI, when, *words]
+    done = subprocess.run(program, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (folder / "part-00002.safetensors").exists() == (when == "after")
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["complete"] is False
-    assert 2 <= len(manifest["parts"]) < 56
+    assert (len(manifest["parts"]), manifest["complete"]) == (2, False)
     went_on = printed(words)
     assert len(json.loads((folder / "manifest.json").read_text())["parts"]) > 2
     assert went_on == printed([str(one) for one in command])
@@ -533,8 +544,8 @@ def test_the_ranks_of_torchrun_give_the_report_of_one_process(
 ) -> None:
     words = [str(one) for one in ("compare", reference, candidate, corpus, *OFTEN)]
     own = [*words, "--run", str(tmp_path / "t.run"), "--output", str(tmp_path / "t.json")]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--"]
-    subprocess.run([*launch, "klcli", *own], check=True, capture_output=True, env=dict(os.environ))
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*ranks, "-m", "--", "klcli", *own], check=True, capture_output=True)
     alone = printed([*words, "--format", "json"])
     assert json.loads((tmp_path / "t.json").read_text()) == alone
     assert printed(["report", str(tmp_path / "t.run"), "--format", "json"]) == alone

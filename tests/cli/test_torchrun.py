@@ -17,31 +17,40 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL"),
 ]
 
+TWO = ("--standalone", "--nproc-per-node", "2")
+GUARD = 600
+"""Seconds after which a test that waits is taken to hang."""
 PROGRAM = """
-import os, sys, time
+import math, os, sys, time
 from pathlib import Path
 from klcli.errors import SourceError
-from klcli.measure import run
+from klcli.measure import ranks, run
 from klcli.measure.ranks import Share
 
 folder, what, *words = sys.argv[1:]
 rank = os.environ.get("RANK", "0")
 add = Share.add
+run.PART_SECONDS = math.inf
+if what.startswith("hold"):
+    ranks.SEARCH_SECONDS = 600  # for a rank that is killed is found, sooner or later
 
 def disturbed(self, batch):
     add(self, batch)
-    if len(self.batches) != 5 or what not in (f"hold {rank}", "hold all", f"fail {rank}"):
+    if len(self.batches) == 12:
+        Path(folder, f"half-{rank}").write_text("all of its share")
+    if len(self.batches) != 5 or not what.endswith((rank, "all")):
         return
-    if what == f"fail {rank}":
+    if what.startswith("fail"):
         raise SourceError("made up")
     Path(folder, f"pid-{rank}").write_text(str(os.getpid()))
-    time.sleep(600)
+    time.sleep(3600)
 
 Share.add = disturbed
 from klcli.cli import main
 main(words)
 """
-"""klcli, where a rank fails at its fifth batch or waits there for its end, if told to."""
+"""klcli, where a rank, or ``all``, does what it is told at its fifth batch: it is to ``fail``, to
+``wait`` for the end, or to ``hold`` until one of them is killed."""
 
 
 class Torchrun:
@@ -56,7 +65,7 @@ class Torchrun:
         """Have it running."""
         for old in self._folder.glob("pid-*"):
             old.unlink()
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--"]
+        launch = [sys.executable, "-m", "torch.distributed.run", *TWO, "--"]
         program = [str(self._folder / "program.py"), str(self._folder), what]
         with subprocess.Popen(
             [*launch, *program, *self._words],
@@ -70,11 +79,15 @@ class Torchrun:
 
     def process_of(self, rank: int) -> int:
         """The process of a rank that waits, once it does."""
-        path, deadline = self._folder / f"pid-{rank}", time.monotonic() + 120
-        while not (path.exists() and path.read_text()):
-            assert time.monotonic() < deadline
+        return int(self.note(f"pid-{rank}"))
+
+    def note(self, name: str) -> str:
+        """What a rank writes into a file, once it has."""
+        path, end = self._folder / name, time.monotonic() + GUARD
+        while not (path.exists() and (text := path.read_text())):
+            assert time.monotonic() < end
             time.sleep(0.01)
-        return int(path.read_text())
+        return text
 
 
 @pytest.fixture
@@ -110,9 +123,7 @@ def test_after_the_kill_of_a_rank_the_same_command_goes_on_to_the_same_json(
     with torchrun.run("hold all") as ranks:
         processes = [torchrun.process_of(rank) for rank in (0, 1)]
         os.kill(processes[killed], signal.SIGKILL)
-        begin = time.monotonic()
-        out, err = ranks.communicate(timeout=60)
-    assert time.monotonic() - begin < 20
+        out, err = ranks.communicate(timeout=GUARD)
     assert (ranks.returncode, out) == (1, "")
     assert said_by_klcli(err) == [
         f"Error (rank {1 - killed}): rank {killed} died. What the ranks have scored is kept beside "
@@ -126,7 +137,7 @@ def test_after_the_kill_of_a_rank_the_same_command_goes_on_to_the_same_json(
     assert not list(tmp_path.rglob("*.tmp"))
 
     with torchrun.run() as ranks:
-        out, err = ranks.communicate(timeout=120)
+        out, err = ranks.communicate(timeout=GUARD)
     assert ranks.returncode == 0, err
     undisturbed = alone(words)
     assert json.loads(out) == json.loads(output.read_text()) == undisturbed
@@ -137,9 +148,9 @@ def test_a_rank_that_waits_for_a_killed_one_ends_too(words: list[str], tmp_path:
     torchrun = Torchrun(tmp_path, words)
     with torchrun.run("hold 1") as ranks:
         process = torchrun.process_of(1)
-        time.sleep(3)  # for rank 0 to come to the end of its share
+        torchrun.note("half-0")
         os.kill(process, signal.SIGKILL)
-        out, err = ranks.communicate(timeout=60)
+        out, err = ranks.communicate(timeout=GUARD)
     assert (ranks.returncode, out) == (1, "")
     assert said_by_klcli(err) == [
         "Error (rank 0): rank 1 died. Nothing is kept: with --run DIR the same command could go on"
@@ -148,7 +159,7 @@ def test_a_rank_that_waits_for_a_killed_one_ends_too(words: list[str], tmp_path:
 
 def test_the_error_of_a_rank_is_said_with_its_number(words: list[str], tmp_path: Path) -> None:
     with Torchrun(tmp_path, words).run("fail 1") as ranks:
-        out, err = ranks.communicate(timeout=120)
+        out, err = ranks.communicate(timeout=GUARD)
     assert (ranks.returncode, out) == (1, "")
     first, *others = said_by_klcli(err)
     assert first == "Error (rank 1): made up"
@@ -158,7 +169,7 @@ def test_the_error_of_a_rank_is_said_with_its_number(words: list[str], tmp_path:
 def test_an_error_of_all_ranks_is_said_once(words: list[str], tmp_path: Path) -> None:
     words[1] = str(tmp_path / "nothing")
     with Torchrun(tmp_path, words).run() as ranks:
-        out, err = ranks.communicate(timeout=120)
+        out, err = ranks.communicate(timeout=GUARD)
     assert (ranks.returncode, out) == (1, "")
     assert sum("no model at" in line for line in said_by_klcli(err)) == 1
 
@@ -167,11 +178,11 @@ def test_ranks_that_torchrun_ends_keep_what_they_have_scored(
     words: list[str], tmp_path: Path
 ) -> None:
     torchrun = Torchrun(tmp_path, [*words, "--run", str(tmp_path / "t.run")])
-    with torchrun.run("hold all") as ranks:
+    with torchrun.run("wait all") as ranks:
         for rank in (0, 1):
             torchrun.process_of(rank)
         ranks.terminate()
-        out, err = ranks.communicate(timeout=60)
+        out, err = ranks.communicate(timeout=GUARD)
     assert (ranks.returncode != 0, out) == (True, "")
     (message,) = said_by_klcli(err)
     assert "torchrun ended all ranks. What the ranks have scored is kept beside" in message
