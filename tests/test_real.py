@@ -30,10 +30,10 @@ def wikitext(shared: Path) -> Path:
 def loaded(monkeypatch: pytest.MonkeyPatch, smollm2_file: Path, smollm2: ModelSource) -> Path:
     """The model's file, which in float32 is not loaded again."""
 
-    def opened(spec: str, options: LoadOptions) -> ModelSource | Source:
+    def opened(spec: str, options: LoadOptions) -> Source:
         return open_source(spec, options) if options.dtype == "bfloat16" else smollm2
 
-    monkeypatch.setattr("klcli.api.open_source", opened)
+    monkeypatch.setattr("klcli.workflow.open_source", opened)
     return smollm2_file
 
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and 
 SERVER = """
 import gc, itertools, json, os, signal, sys
 from transformers import AutoTokenizer, GPT2LMHeadModel
-import klcli.api
+import klcli.workflow
 from klcli.cli import main
 from klcli.sources.recording import writer
 

@@ -486,8 +486,8 @@ def test_a_relative_quantile_has_no_interval_whatever_the_text(klcli: Run, saved
 
 CLI = """
 import sys
-from klcli.measure import run
-run.PART_ROWS = 64
+from klcli.runs import folder
+folder.PART_ROWS = 64
 from klcli.cli import main
 main(sys.argv[1:])
 """

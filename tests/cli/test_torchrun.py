@@ -24,12 +24,12 @@ PROGRAM = """
 import math, os, sys, time
 from pathlib import Path
 from klcli.errors import SourceError
-from klcli.measure import ranks, run
-from klcli.measure.ranks import Share
+from klcli.runs import folder as run, ranks
+from klcli.runs.ranks import RankStore
 
-folder, what, *words = sys.argv[1:]
+place, what, *words = sys.argv[1:]
 rank = os.environ.get("RANK", "0")
-add = Share.add
+add = RankStore.add
 run.PART_SECONDS = math.inf
 if what.startswith("hold"):
     ranks.SEARCH_SECONDS = 600  # for a rank that is killed is found, sooner or later
@@ -37,15 +37,15 @@ if what.startswith("hold"):
 def disturbed(self, batch):
     add(self, batch)
     if len(self.batches) == 12:
-        Path(folder, f"half-{rank}").write_text("all of its share")
+        Path(place, f"half-{rank}").write_text("all of its share")
     if len(self.batches) != 5 or not what.endswith((rank, "all")):
         return
     if what.startswith("fail"):
         raise SourceError("made up")
-    Path(folder, f"pid-{rank}").write_text(str(os.getpid()))
+    Path(place, f"pid-{rank}").write_text(str(os.getpid()))
     time.sleep(3600)
 
-Share.add = disturbed
+RankStore.add = disturbed
 from klcli.cli import main
 main(words)
 """

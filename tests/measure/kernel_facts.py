@@ -1,4 +1,4 @@
-"""What is true of every fused kernel, and rows to try it on."""
+"""What is true of every compiled kernel, and rows to try it on."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """Compile the kernels for GPUs without one, and say what they need: registers, stack, memory.
 
-Usage: compiled_triton.py CAPABILITY DTYPE ALIGNED, as in ``80 bf16 1``. In a process of its own,
+Usage: compiled_kernels.py CAPABILITY DTYPE ALIGNED, as in ``80 bf16 1``. In a process of its own,
 because Triton asks when it is imported whether kernels are to be interpreted.
 """
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from klcli.measure.kernels import dispatch
 from klcli.measure.kernels.results import Measured
 from tests.measure import oracle
-from tests.measure.fused_facts import (
+from tests.measure.kernel_facts import (
     DIVERGENCES,
     DTYPES,
     ENTROPY,
@@ -383,7 +383,7 @@ def test_triton_runs_wherever_these_tests_do() -> None:
 def test_they_compile_for_a_gpu_that_is_not_there_and_its_registers_suffice(
     capability: int, dtype: str, aligned: bool, tmp_path: Path
 ) -> None:
-    program = Path(__file__).with_name("compiled_triton.py")
+    program = Path(__file__).with_name("compiled_kernels.py")
     done = subprocess.run(
         [sys.executable, str(program), str(capability), dtype, str(int(aligned))],
         env=os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)},

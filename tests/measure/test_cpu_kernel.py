@@ -17,7 +17,7 @@ from klcli.measure.kernels import dispatch, exact
 from klcli.measure.kernels.dispatch import measure_rows
 from klcli.measure.kernels.results import Measured, Predicted
 from tests.measure import oracle
-from tests.measure.fused_facts import (
+from tests.measure.kernel_facts import (
     DIVERGENCES,
     DTYPES,
     ENTROPY,
