@@ -239,7 +239,7 @@ def test_an_end_that_is_cut_off_at_a_bound_does_not_count_as_close(
 def test_no_number_of_tokens_tells_a_number_from_itself() -> None:
     result = verdict("kl<=0.5")
     assert result.more_tokens is None
-    assert "more tokens will hardly decide" in str(result.reason)
+    assert "more tokens are unlikely to decide it" in str(result.reason)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -58,7 +58,7 @@ def test_checking_writes_nothing(here: Path) -> None:
 @pytest.mark.parametrize(
     ("paths", "error", "message"),
     [
-        (["a.txt"], UsageError, "the ending '.txt' is no known format"),
+        (["a.txt"], UsageError, "unknown ending '.txt'"),
         (["a.json", "b/../a.json"], UsageError, "--output a.json and --output b/../a.json"),
         (["missing/a.json"], OutputError, "there is no folder .*missing; make it first"),
         (["file/a.json"], OutputError, "there is no folder .*file; make it first"),

@@ -508,7 +508,7 @@ def test_a_shard_is_a_number_and_how_many_there_are(text: str, expected: tuple[i
     "text", ["", "3", "0/3", "4/3", "-1/3", "1/0", "1/3/5", "one/three", " 1/3"]
 )
 def test_what_is_not_a_shard_is_a_usage_error(text: str) -> None:
-    with pytest.raises(UsageError, match="as 3/16"):
+    with pytest.raises(UsageError, match="as in 3/16"):
         parse_shard(text)
 
 
