@@ -492,7 +492,9 @@ def test_what_is_not_known_is_said_and_no_mean_is_made_of_the_rest(
 ) -> None:
     report = report_of(klcli, folder / "reference.rec", candidate)
     warnings = {one["code"]: one["message"] for one in report["warnings"]}
-    assert warnings["lower_bounds"].startswith("only the most probable tokens of the reference are known")
+    assert warnings["lower_bounds"].startswith(
+        "only the most probable tokens of the reference are known"
+    )
     assert re.match(r"\d+ of 192 tokens .* list of the reference", warnings["unlisted_targets"])
     metrics = report["metrics"]
     assert metrics["nll_reference"]["mean"] is None
