@@ -1,4 +1,4 @@
-"""What klcli 0.1.0 wrote is still read (fixtures/saved; fixtures/README.md says how it was made)."""
+"""What klcli 0.1.0 wrote is still read: fixtures/saved, whose README says how it was made."""
 
 import json
 import shutil

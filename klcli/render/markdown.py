@@ -72,7 +72,7 @@ def _blocks(report: Report, view: View) -> Iterator[str]:
         yield _grid(GateLine._fields, map(_gate, summary.gate_lines(report)))
     if warnings := summary.warnings(report, view):
         yield "## Warnings"
-        yield "\n".join(f"- {escape(visible(w.message, keep_spaces=True))}" for w in warnings)
+        yield "\n".join(f"- {escape(visible(w, keep_spaces=True))}" for w in warnings)
     yield code(visible(report.signature, keep_spaces=True))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from klcli.errors import KlcliError, Notice
+from klcli.errors import KlcliError
 from klcli.judge.intervals import Metric
 from klcli.judge.report import CorpusResult, Report, Slice, Tokens
 from klcli.render.numbers import apart, count, number, percent
@@ -221,19 +221,15 @@ def slice_tables(report: Report, view: View) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def warnings(report: Report, view: View) -> list[Notice]:
+def warnings(report: Report, view: View) -> list[str]:
     """The warnings of a report, and those about what of it is shown."""
     sliced = {one.by for one in report.slices}
     missing = [
-        Notice(
-            code="missing_slices",
-            message=f"--slice {by} shows nothing: the text of the tokens is not known; give "
-            "--tokenizer",
-        )
+        f"--slice {by} shows nothing: the text of the tokens is not known; give --tokenizer"
         for by in view.ordered_slices
         if by not in sliced
     ]
-    return [*report.warnings, *missing]
+    return [*(warning.message for warning in report.warnings), *missing]
 
 
 def flips(report: Report) -> list[str]:

@@ -52,7 +52,7 @@ def render_terminal(report: Report, console: Console, view: View = DEFAULT_VIEW)
 def render_warnings(report: Report, console: Console, view: View = DEFAULT_VIEW) -> None:
     """Print the warnings of a report, one paragraph each; meant for stderr."""
     for warning in summary.warnings(report, view):
-        message = Text(visible(warning.message, keep_spaces=True))
+        message = Text(visible(warning, keep_spaces=True))
         _print_hanging(Text("Warning: ", "yellow"), message, console)
 
 

@@ -112,16 +112,21 @@ def _slide(
     for start in range(0, len(ids), protocol.stride):
         stop = min(start + protocol.context, len(ids))
         first = max(scored_to, start + protocol.score_from + 1)
-        yield Window(
-            document=number,
-            inputs=ids[start:stop],
-            score_from=first - 1 - start,
-            targets=ids[first:stop],
-            position=first - shift,
-        )
+        yield _window(number, ids[start:stop], start, first, shift)
         scored_to = stop
         if stop == len(ids):
             return
+
+
+def _window(number: int, inputs: IntArray, start: int, first: int, shift: int) -> Window:
+    """Ids from ``start`` on, scored from id ``first`` on, behind ``shift`` BOS of the document."""
+    return Window(
+        document=number,
+        inputs=inputs,
+        score_from=first - 1 - start,
+        targets=inputs[first - start :],
+        position=first - shift,
+    )
 
 
 def _rows(
@@ -137,13 +142,7 @@ def _rows(
     for start in range(0, len(ids) - protocol.context, protocol.stride):
         stop = start + protocol.context
         first = max(scored_to, start + protocol.score_from + 1)
-        yield Window(
-            document=number,
-            inputs=ids[start:stop],
-            score_from=first - 1 - start,
-            targets=ids[first:stop],
-            position=first - shift,
-        )
+        yield _window(number, ids[start:stop], start, first, shift)
         scored_to = stop
 
 

@@ -28,6 +28,7 @@ from klcli.text.corpus import Corpus, Document
 from klcli.text.scope import Scope
 from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import Window
+from tests.running import Run
 
 TOKENS = 60
 BOUNDED = ("kl", "kl_reverse", "jsd", "tv")
@@ -190,7 +191,10 @@ def test_special_tokens_are_known_by_their_strings(
     assert np.abs(scores(listed, live())["kl"]).max() <= 1e-6
 
 
-def test_the_other_side_gives_its_tokenizer(file: Path, reference: Path, candidate: Path) -> None:
+def test_the_other_side_gives_its_tokenizer(
+    klcli: Run, file: Path, reference: Path, candidate: Path
+) -> None:
+    assert klcli("compare", candidate, file, "--quiet").code == 0
     report = compare(str(file), str(candidate))
     assert report.lower_bounds == ("kl", "kl_reverse", "jsd", "tv")
     assert report.models["reference"]["k"] == 8
