@@ -365,27 +365,22 @@ def _sided_loads(specs: Sequence[str], options: CompareOptions) -> tuple[LoadOpt
     for side, spec in zip(("reference", "candidate"), specs, strict=True):
         named = {name.removeprefix(f"{side}_"): value for name, value in options.items()
                  if name.startswith(f"{side}_") and value is not None}  # fmt: skip
-        by_default = {}
+        by_default: dict[str, object] = {}
         if kind_of(spec) == "top log-probabilities" and models:
             by_default = {"tokenizer": models[0]}
-        loads.append(_pick(LoadOptions, by_default | _known(options) | named))
+        loads.append(_pick(LoadOptions, by_default | _own(LoadOptions, options) | named))
     return tuple(loads)
 
 
-def _known(options: Mapping[str, object]) -> dict[str, object]:
-    """Options that say something."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
 def _own(kind: type, options: Mapping[str, object]) -> dict[str, Any]:
-    """The options that a request has a field for."""
+    """The options that a request has a field for; None leaves a field at its default."""
     named = {one.name for one in fields(kind) if one.init}
-    return {name: value for name, value in options.items() if name in named}
+    return {n: value for n, value in options.items() if n in named and value is not None}
 
 
-def _pick(kind: Callable[..., Request], options: Mapping[str, object], **more: Any) -> Request:
+def _pick(kind: type[Request], options: Mapping[str, object], **more: Any) -> Request:
     """A part of a request, made of the options that it has fields for."""
-    return kind(**_own(kind, options), **more)  # type: ignore[arg-type]
+    return kind(**_own(kind, options), **more)
 
 
 def _check_known(options: Mapping[str, object], known: type) -> None:
