@@ -222,6 +222,7 @@ import itertools, signal, sys
 from transformers import GPT2Model
 
 forward, passes = GPT2Model.forward, itertools.count()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 
 def interrupted(self, *words, **options):
     if next(passes) == 40:

@@ -4,7 +4,6 @@ import gc
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -195,7 +194,7 @@ def interrupted(
 
     def press(file: int) -> None:
         if next(calls) == 8:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
         fsync(file)
 
     with monkeypatch.context() as patched:
