@@ -4,6 +4,7 @@ Click, the type checker and the checks of requests all take them from here. (The
 stand beside what they mean, in ``text/protocols.py``.)
 """
 
+from collections.abc import Mapping
 from dataclasses import field, fields
 from typing import Any, Literal, get_args, get_origin
 
@@ -25,6 +26,14 @@ RecordingChoice = Literal["auto", "hidden", "logits", "topk"]
 SliceBy = Literal["confidence", "position", "kind"]
 TokenChoice = Literal["all", "outliers", "none"]
 Format = Literal["table", "json", "jsonl", "csv", "markdown"]
+
+ENDINGS: Mapping[str, Format] = {
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".csv": "csv",
+    ".md": "markdown",
+}
+"""The format of a file by the ending of its name."""
 
 
 def choices_of(annotation: Any) -> tuple[str, ...]:

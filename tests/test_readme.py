@@ -6,14 +6,16 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from click.testing import CliRunner
 
 import klcli as package
 from klcli import compare, perplexity, record
+from klcli.choices import ENDINGS, Format
 from klcli.cli import cli
+from klcli.text.protocols import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 README, CONTRIBUTING, DOCS = ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs"
@@ -245,6 +247,18 @@ def compared(reports: Sequence[Json]) -> Sequence[Json]:
 @pytest.fixture(scope="module")
 def scored(reports: Sequence[Json]) -> Sequence[Json]:
     return [report for report in reports if report["command"] == "perplexity"]
+
+
+def test_every_protocol_has_its_row() -> None:
+    assert [cell.strip("`") for cell, *_ in table(DOCS / "protocols.md", "The protocols")] == [
+        *PRESETS
+    ]
+
+
+def test_every_format_has_its_row() -> None:
+    rows = table(DOCS / "README.md", "Get more out of a run")
+    assert {format_.strip("`") for _, format_, *_ in rows} == set(get_args(Format))
+    assert {a.strip("`"): b.strip("`") for a, b, *_ in rows if a} == dict(ENDINGS)
 
 
 class TestJson:

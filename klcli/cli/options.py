@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from klcli.choices import (
+    ENDINGS,
     Bos,
     DocumentSplit,
     DtypeName,
@@ -58,14 +59,15 @@ window_options = several(
         "--context",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Tokens a model reads at once.  [default: 512, or what the model can read if less]",
+        help="Tokens a model reads at once.  [default: the protocol's; rolling: 512, or what the "
+        "model can read if less]",
     ),
     click.option(
         "--stride",
         type=click.IntRange(min=1),
         metavar="N",
         help="How far apart two windows start; tokens that are read again are not scored again.  "
-        "[default: --context]",
+        "[default: --context; strided: half of it]",
     ),
     click.option(
         "--score-from",
@@ -79,8 +81,8 @@ window_options = several(
         type=one_of(Bos),
         default="auto",
         show_default=True,
-        help="Where a BOS token is put: before each document, each window, or nowhere. auto: each "
-        "window if the tokenizer adds one by itself, else nowhere.",
+        help="Where a BOS token is put: before each document, each window, or nowhere. auto is the "
+        "protocol's; rolling: each window if the tokenizer adds one by itself, else nowhere.",
     ),
     click.option(
         "--special-tokens",
@@ -214,6 +216,7 @@ run_options = several(
         type=click.IntRange(min=0),
         default=0,
         show_default=True,
+        metavar="N",
         help="In which random order --until draws windows.",
     ),
     click.option(
@@ -260,8 +263,8 @@ output_options = several(
         multiple=True,
         type=click.Path(),
         metavar="FILE",
-        help="Write the result to a file too, in the format of its ending: .json .jsonl .csv .md. "
-        "Can be given several times.",
+        help="Write the result to a file too, in the format of its ending: "
+        f"{' '.join(ENDINGS)}. Can be given several times.",
     ),
     click.option(
         "--gate",

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from klcli.choices import Format
+from klcli.choices import ENDINGS, Format
 from klcli.errors import UsageError
 from klcli.judge.report import Report, Tokens
 from klcli.measure.columns import Column
@@ -91,14 +91,6 @@ RENDERERS: Mapping[Format, Callable[[Report, TextIO, View], None]] = {
     "markdown": render_markdown,
 }
 """What writes a report to a stream, by format."""
-
-ENDINGS: Mapping[str, Format] = {
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".csv": "csv",
-    ".md": "markdown",
-}
-"""The format of a file by the ending of its name."""
 
 
 def format_of(path: str) -> Format:

@@ -55,16 +55,17 @@ def plan_windows(
 def _why_nothing(documents: Sequence[TokenizedDocument], protocol: Protocol) -> str:
     """Why no token would be scored."""
     longest = max(documents, key=lambda document: len(document.ids))
-    has = f"{longest.name}, the longest document, has {len(longest.ids)} tokens"
+    tokens = len(longest.ids)
+    has = f"{longest.name}, the longest document, has {tokens} token{'' if tokens == 1 else 's'}"
     if protocol.preset.cut == "rows":
         return (
             f"{has}, and --protocol {protocol.name} needs more than --context {protocol.context}; "
             "give more text or a smaller --context"
         )
-    return (
-        f"nothing to score: {has} and scoring starts after {protocol.score_from + 1}; give more "
-        "text, --bos document or a lower --score-from"
-    )
+    advice = "a lower --score-from" if protocol.score_from else "--bos document"
+    read = protocol.score_from + 1
+    first = "the first token of a window is" if read == 1 else f"the first {read} of a window are"
+    return f"nothing to score: {has}, and {first} only read; give more text or {advice}"
 
 
 def _roll(

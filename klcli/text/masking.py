@@ -62,7 +62,8 @@ def choose_masked_protocol(
         raise UsageError("this tokenizer has no mask token: give the model's own tokenizer")
     if longest is not None and context is not None and context > longest:
         raise UsageError(
-            f"--context {context} is more than the {longest} tokens the model can read"
+            f"--context {context} is more than the {longest} tokens the model can read: give "
+            f"--context {longest} or less"
         )
     context = context or longest or DEFAULT_CONTEXT
     frame = sum(len(part) for part in vocabulary.frame)

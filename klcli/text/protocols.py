@@ -1,7 +1,7 @@
 """The protocols as data: a row each. A protocol says how a text becomes windows.
 
-A new protocol is its name, its row, and perhaps a cutter in ``cutting.py``. ``metrics.md`` of the
-design and docs/protocols.md say what each is for.
+A new protocol is its name, its row, and perhaps a cutter in ``cutting.py``. docs/protocols.md says
+what each is for.
 """
 
 from collections.abc import Mapping
@@ -164,7 +164,8 @@ def choose_protocol(
         context = preset.context_for(longest)
     if longest is not None and context > longest:
         raise UsageError(
-            f"--context {context} is more than the {longest} tokens the model can read"
+            f"--protocol {name} reads {context} tokens at once, and the model can read {longest}: "
+            f"give --context {longest} or less"
         )
     if stride is None:
         stride = max(1, context // preset.strides_in_context)

@@ -136,7 +136,7 @@ def test_the_context_is_what_the_shorter_model_reads(corpus: str) -> None:
 
 
 def test_a_context_that_one_model_cannot_read_is_a_usage_error(corpus: str) -> None:
-    with pytest.raises(UsageError, match="--context 8 is more than the 5 tokens"):
+    with pytest.raises(UsageError, match="reads 8 tokens at once, and the model can read 5"):
         align([Model(P), Model(Q, longest=5)], [corpus], Scope(context=8))
 
 

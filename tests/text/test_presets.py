@@ -448,5 +448,5 @@ def test_the_others_need_none(name: Any) -> None:
 
 @pytest.mark.parametrize(("name", "length"), [("strided", 1), ("exllamav3", 8)])
 def test_a_text_of_which_nothing_is_scored_is_an_error(name: str, length: int) -> None:
-    with pytest.raises(CorpusError, match=f"text0, .* has {length} tokens"):
+    with pytest.raises(CorpusError, match=f"text0, .* has {length} token"):
         plan_windows([document(length)], preset(name, 8), BOS)

@@ -221,12 +221,22 @@ def test_documents_do_not_see_each_other_and_windows_are_numbered_throughout() -
 @pytest.mark.parametrize(
     ("texts", "chosen", "numbers"),
     [
-        pytest.param([1, 0], protocol(), "has 1 tokens and scoring starts after 1", id="too short"),
-        pytest.param([0], protocol(), "has 0 tokens and scoring starts after 1", id="no token"),
+        pytest.param(
+            [1, 0],
+            protocol(),
+            "has 1 token, and the first token of a window is only read",
+            id="too short",
+        ),
+        pytest.param(
+            [0],
+            protocol(),
+            "has 0 tokens, and the first token of a window is only read",
+            id="no token",
+        ),
         pytest.param(
             [3, 5],
             protocol(score_from=6),
-            "has 5 tokens and scoring starts after 7",
+            "has 5 tokens, and the first 7 of a window are only read",
             id="shorter than score_from",
         ),
     ],
@@ -401,10 +411,16 @@ def test_what_is_given_by_hand_goes_before_the_preset() -> None:
     ("name", "options", "message"),
     [
         pytest.param(
-            "rolling", {"context": 129}, "--context 129 is more than the 128 tokens", id="too long"
+            "rolling",
+            {"context": 129},
+            "reads 129 tokens at once, and the model can read 128",
+            id="too long",
         ),
         pytest.param(
-            "llama.cpp", {}, "--context 512 is more than the 128", id="llama.cpp too long"
+            "llama.cpp",
+            {},
+            "--protocol llama.cpp reads 512 tokens at once, and the model can read 128",
+            id="llama.cpp too long",
         ),
         pytest.param("rolling", {"context": 0}, "--context 0 is too short: at least 1", id="none"),
         pytest.param("rolling", {"context": -4}, "--context -4 is too short", id="negative"),

@@ -47,7 +47,10 @@ def _locate(spec: str) -> tuple[str, dict[str, Any]]:
             raise SourceError(f"the folder {spec} does not hold a model: it has no config.json")
         return spec, {}
     if path.exists():
-        raise SourceError(f"{spec} is neither a model nor a logit file that klcli knows")
+        raise SourceError(
+            f"{spec} is not a model, a recording or a logit file: klcli compare takes REFERENCE "
+            "CANDIDATE [CORPUS], and klcli perplexity MODEL [CORPUS]"
+        )
     if path.suffix == ".gguf" or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", spec):
         raise SourceError(f"no model at {spec!r}: there is no such file or folder")
     return spec, {}
