@@ -5,7 +5,7 @@ stand beside what they mean, in ``text/protocols.py``.)
 """
 
 from collections.abc import Mapping
-from dataclasses import field, fields
+from dataclasses import Field, field, fields
 from typing import Any, Literal, get_args, get_origin
 
 from klcli.errors import UsageError
@@ -54,12 +54,21 @@ def check_fields(request: Any) -> None:
     Raises:
         UsageError: a value is not one of the choices, or too small.
     """
-    for one in (one for one in fields(request) if one.init):
-        value, option = getattr(request, one.name), f"--{one.name.replace('_', '-')}"
-        choices, least = choices_of(one.type), one.metadata.get("least")
-        if value is None:
-            continue
-        if choices and value not in choices:
-            raise UsageError(f"{option} {value}: choose one of {', '.join(choices)}")
-        if least is not None and value < least:
-            raise UsageError(f"{option} must be at least {least}, not {value}")
+    for one in fields(request):
+        if one.init:
+            check_value(f"--{one.name.replace('_', '-')}", getattr(request, one.name), one)
+
+
+def check_value(option: str, value: Any, of: Field[Any]) -> None:
+    """Hold the value of an option against what the field of a request takes; None passes.
+
+    Raises:
+        UsageError: it is not one of the choices, or too small.
+    """
+    choices, least = choices_of(of.type), of.metadata.get("least")
+    if value is None:
+        return
+    if choices and value not in choices:
+        raise UsageError(f"{option} {value}: choose one of {', '.join(choices)}")
+    if least is not None and value < least:
+        raise UsageError(f"{option} must be at least {least}, not {value}")

@@ -21,6 +21,7 @@ from klcli.choices import (
     ValueChoice,
     at_least,
     check_fields,
+    check_value,
 )
 from klcli.errors import UsageError
 from klcli.hooks import Hooks, Progress
@@ -363,13 +364,22 @@ def _sided_loads(specs: Sequence[str], options: CompareOptions) -> tuple[LoadOpt
     models = [spec for spec in specs if kind_of(spec) in ("model", "recording")]
     loads = []
     for side, spec in zip(("reference", "candidate"), specs, strict=True):
-        named = {name.removeprefix(f"{side}_"): value for name, value in options.items()
-                 if name.startswith(f"{side}_") and value is not None}  # fmt: skip
         by_default: dict[str, object] = {}
         if kind_of(spec) == "top log-probabilities" and models:
             by_default = {"tokenizer": models[0]}
-        loads.append(_pick(LoadOptions, by_default | _own(LoadOptions, options) | named))
+        shared, own = _own(LoadOptions, options), _of_side(side, options)
+        loads.append(_pick(LoadOptions, by_default | shared | own))
     return tuple(loads)
+
+
+def _of_side(side: str, options: Mapping[str, object]) -> dict[str, Any]:
+    """What is given for one side, by the names of both."""
+    named = {one.name: options[f"{side}_{one.name}"] for one in fields(LoadOptions)
+             if f"{side}_{one.name}" in options}  # fmt: skip
+    for one in fields(LoadOptions):
+        option = f"--{side}-{one.name.replace('_', '-')}"
+        check_value(option, named.get(one.name), one)
+    return _own(LoadOptions, named)
 
 
 def _own(kind: type, options: Mapping[str, object]) -> dict[str, Any]:
