@@ -10,6 +10,7 @@ from klcli.align.alignment import Alignment
 from klcli.align.checks import check_mask
 from klcli.errors import MismatchError, Notice, UsageError
 from klcli.sources import UNBOUNDED, Source
+from klcli.sources.files.toplogprobs import TopLogprobsSource, number_tokens
 from klcli.text.corpus import Corpus
 from klcli.text.cutting import text_read_by
 from klcli.text.scope import Scope
@@ -26,6 +27,7 @@ def from_files(
         UsageError: an option or a text that does not apply to them.
         MismatchError: they do not fit each other, a model or the text.
     """
+    _number_together(sources)
     vocabulary = next(
         (source.vocabulary for source in sources if source.vocabulary is not None), None
     )
@@ -69,6 +71,24 @@ def _check_brought(
             _check_same_shape(name, table, other_name, other)
             notices.append(_no_tokens(other_name))
     return notices
+
+
+def _number_together(sources: Sequence[Source]) -> None:
+    """Give tokens that are known by their bytes alone ids that mean the same on both sides."""
+    named = [
+        source
+        for source in sources
+        if isinstance(source, TopLogprobsSource) and source.vocabulary is None
+    ]
+    others = [source for source in sources if source not in named]
+    if named and others:
+        raise UsageError(
+            f"{named[0].name} names its tokens and {others[0].name} numbers them: say with "
+            "--tokenizer which model's tokens they are"
+        )
+    numbers = number_tokens(token for source in named for token in source.tokens)
+    for source in named:
+        source.number(numbers)
 
 
 def _names_of(sources: Sequence[Source]) -> TokenNames | None:
