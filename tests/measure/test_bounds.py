@@ -68,7 +68,7 @@ def answer(
         if given == "k + 1" and target not in ids:
             ids.append(target)
         top = [{"token": name_of(i), "logprob": written(float(row[i]))} for i in ids]
-        line = {"token": name_of(target), "top_logprobs": top}
+        line: dict[str, Any] = {"token": name_of(target), "top_logprobs": top}
         if given == "beside":
             line["logprob"] = written(float(row[target]))
         lines.append(line)

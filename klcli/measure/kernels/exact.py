@@ -135,7 +135,7 @@ def _kl(p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
 
 
 def jsd(p: Tensor, q: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of probabilities (rows, n): with t = (p-q)/(p+q), ½ Σ [p ln(1+t) + q ln(1-t)]."""
+    """Jensen-Shannon divergence, (rows,): with t = (p-q)/(p+q), ½ Σ [p ln(1+t) + q ln(1-t)]."""
     t = ((p - q) / (p + q)).nan_to_num(0.0)
     # Where q is beyond the digits of p, t rounds to 1 and the negligible q ln(1-t) to -inf.
     t = t.clamp(-BELOW_ONE, BELOW_ONE)
