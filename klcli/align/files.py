@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,12 +10,14 @@ from klcli.align.alignment import Alignment
 from klcli.align.checks import check_mask
 from klcli.errors import MismatchError, Notice, UsageError
 from klcli.sources import UNBOUNDED, Source
-from klcli.sources.files.toplogprobs import TopLogprobsSource, number_tokens
 from klcli.text.corpus import Corpus
 from klcli.text.cutting import text_read_by
 from klcli.text.scope import Scope
 from klcli.text.vocabulary import Encoding, NamedTokens, NumberedTokens, TokenNames, Vocabulary
 from klcli.text.windows import NO_TARGET, TokenizedDocument, Window, WindowTable
+
+if TYPE_CHECKING:
+    from klcli.sources.files.toplogprobs import TopLogprobsSource
 
 
 def from_files(
@@ -42,7 +44,7 @@ def from_files(
             f"{name} does not say which tokens its rows are about, so that nothing can be scored: "
             "add an array named tokens, or --token-ids"
         )
-    notices = _check_brought(name, table, tables)
+    notices = [*_check_brought(name, table, tables), *_unseen_contexts(sources)]
     for source in sources:
         if source.is_live:
             _check_can_follow(source, name, table)
@@ -75,11 +77,9 @@ def _check_brought(
 
 def _number_together(sources: Sequence[Source]) -> None:
     """Give tokens that are known by their bytes alone ids that mean the same on both sides."""
-    named = [
-        source
-        for source in sources
-        if isinstance(source, TopLogprobsSource) and source.vocabulary is None
-    ]
+    from klcli.sources.files.toplogprobs import number_tokens
+
+    named = [source for source in _answers(sources) if source.vocabulary is None]
     others = [source for source in sources if source not in named]
     if named and others:
         raise UsageError(
@@ -89,6 +89,28 @@ def _number_together(sources: Sequence[Source]) -> None:
     numbers = number_tokens(token for source in named for token in source.tokens)
     for source in named:
         source.number(numbers)
+
+
+def _unseen_contexts(sources: Sequence[Source]) -> list[Notice]:
+    """A model cannot read the prompt that a server's answer does not hold."""
+    live = next((source.name for source in sources if source.is_live), None)
+    return [
+        Notice(
+            code="unseen_context",
+            message=f"{source.name} begins with a token that was itself predicted, after a prompt "
+            f"that the file does not hold; {live} reads the text without it, so the two sides "
+            "differ by more than their models. Ask the server for a completion with echo",
+        )
+        for source in _answers(sources)
+        if live is not None and source.lacks_context
+    ]
+
+
+def _answers(sources: Sequence[Source]) -> "list[TopLogprobsSource]":
+    """The files of top log-probabilities among the sources."""
+    from klcli.sources.files.toplogprobs import TopLogprobsSource  # which brings torch
+
+    return [source for source in sources if isinstance(source, TopLogprobsSource)]
 
 
 def _names_of(sources: Sequence[Source]) -> TokenNames | None:

@@ -62,6 +62,11 @@ class TopLogprobsSource(StoredSource):
         """What the tokens read like, by the file itself or the vocabulary given with it."""
         return self._names
 
+    @property
+    def lacks_context(self) -> bool:
+        """Whether the first token of a text was predicted: something stood before it."""
+        return any(text[0].log_probs for text in self._texts)
+
     def number(self, numbers: Mapping[bytes, int]) -> None:
         """Take ids for the tokens of the file, which is known by their bytes alone."""
         self._names = NamedTokens(UNBOUNDED, {numbers[token]: token for token in self.tokens})
