@@ -79,15 +79,16 @@ def _number_together(sources: Sequence[Source]) -> None:
     """Give tokens that are known by their bytes alone ids that mean the same on both sides."""
     from klcli.sources.files.toplogprobs import number_tokens
 
-    named = [source for source in _answers(sources) if source.vocabulary is None]
-    others = [source for source in sources if source not in named]
+    answers = _answers(sources)
+    named = [source.name for source in answers if source.vocabulary is None]
+    others = [source.name for source in sources if source.name not in named]
     if named and others:
         raise UsageError(
-            f"{named[0].name} names its tokens and {others[0].name} numbers them: say with "
-            "--tokenizer which model's tokens they are"
+            f"{named[0]} names its tokens and {others[0]} numbers them: say with --tokenizer which "
+            "model's tokens they are"
         )
-    numbers = number_tokens(token for source in named for token in source.tokens)
-    for source in named:
+    numbers = number_tokens(token for source in answers for token in source.tokens)
+    for source in answers:
         source.number(numbers)
 
 

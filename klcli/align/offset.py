@@ -34,23 +34,32 @@ def off_by_one(source: Source, table: WindowTable) -> Notice | None:
         return None
     places = np.linspace(0, len(table.windows) - 1, min(WINDOWS, len(table.windows))).astype(int)
     nll = torch.cat([_nll(source, table.windows[place]) for place in places])
-    for column, (what, surplus) in enumerate(SHIFTS.items(), start=1):
-        known = nll[nll[:, [0, column]].isfinite().all(dim=-1)][:, [0, column]]
-        if _is_far_better(known[:, 0] - known[:, 1]):
-            right, shifted = known.mean(dim=0).exp().tolist()
-            return Notice(
-                code="rows_off_by_one",
-                message=f"{source.name}: row i predicts {what} far better than token i + 1 "
-                f"(perplexity {shifted:.4g} and {right:.4g}): its rows seem to be off by one, and "
-                "then its numbers mean nothing. Row i must be what the model returned after "
-                f"tokens 0 to i: leave out the first {surplus} of each window",
-            )
-    return None
+    found = [
+        (known.mean(dim=0).exp().tolist(), what, surplus)
+        for column, (what, surplus) in enumerate(SHIFTS.items(), start=1)
+        if _is_far_better(known := _known(nll[:, [0, column]]))
+    ]
+    if not found:
+        return None
+    (right, shifted), what, surplus = min(found, key=lambda one: one[0][1])
+    return Notice(
+        code="rows_off_by_one",
+        message=f"{source.name}: row i predicts {what} far better than token i + 1 (perplexity "
+        f"{shifted:.4g} and {right:.4g}): its rows seem to be off by one, and then its numbers "
+        "mean nothing. Row i must be what the model returned after tokens 0 to i: leave out the "
+        f"first {surplus} of each window",
+    )
 
 
-def _is_far_better(gain: Tensor) -> bool:
-    if len(gain) < ENOUGH_ROWS:
+def _known(nll: Tensor) -> Tensor:
+    return nll[nll.isfinite().all(dim=-1)]
+
+
+def _is_far_better(known: Tensor) -> bool:
+    """Whether the second column of NLL is smaller than the first beyond chance and honest data."""
+    if len(known) < ENOUGH_ROWS:
         return False
+    gain = known[:, 0] - known[:, 1]
     error = float(gain.std()) / len(gain) ** 0.5
     return bool(gain.mean() > max(BETTER, ERRORS * error))
 

@@ -182,6 +182,40 @@ def test_a_token_that_the_vocabulary_lacks_counts_as_rest(
     assert np.abs(found["kl"]).max() <= 1e-6
 
 
+def test_a_token_that_the_vocabulary_lacks_keeps_its_rank(
+    live: Live, ids: list[int], reference: Path, tmp_path: Path
+) -> None:
+    lines = lines_of(live(), ids)
+    for number, line in enumerate(lines[1:]):
+        if line["top_logprobs"][0]["token"] != line["token"]:
+            name = f" zebra{number % 2}"
+            line["top_logprobs"][0] |= {"token": name, "bytes": list(name.encode())}
+    listed = opened(write(tmp_path / "x.jsonl", lines), reference)
+    found = scores(listed, live())
+    known = found["rank_reference"] >= 0
+    assert (found["rank_reference"][known] > 0).any()
+    np.testing.assert_array_equal(found["rank_reference"][known], found["rank_candidate"][known])
+    zebras = found["top1_reference"] >= 112
+    assert zebras.any()
+    other = opened(
+        write(
+            tmp_path / "y.jsonl",
+            [
+                json.loads(
+                    json.dumps(line)
+                    .replace("zebra0", "gnu")
+                    .replace(json.dumps(list(b" zebra0")), json.dumps(list(b" gnu")))
+                )
+                for line in lines
+            ],
+        ),
+        reference,
+    )
+    both = scores(listed, other)
+    same = both["top1_reference"] == both["top1_candidate"]
+    assert 0 < (~same).sum() < zebras.sum()
+
+
 def test_special_tokens_are_known_by_their_strings(
     live: Live, ids: list[int], reference: Path, tmp_path: Path
 ) -> None:

@@ -25,12 +25,15 @@ from klcli.text.vocabulary import NamedTokens, TokenNames, Vocabulary
 from klcli.text.windows import TokenizedDocument, Window, WindowTable
 
 SUM_TOLERANCE = 1e-3
+FOREIGN = 2**30
+"""Ids from here on stand for tokens that the vocabulary lacks."""
 
 
 class TopLogprobsSource(StoredSource):
     """A file of top log-probabilities: one window for each text, kind ``topk``.
 
-    Without a vocabulary tokens are known by their bytes alone, and ``number`` gives them ids.
+    Tokens that no vocabulary has are known by their bytes alone. ``number`` gives them ids, which
+    must be the same on both sides of a comparison.
     """
 
     width = UNBOUNDED
@@ -45,11 +48,7 @@ class TopLogprobsSource(StoredSource):
         self.tokens = frozenset(
             token for position in chain(*texts) for token in (position.token, *position.log_probs)
         )
-        if vocabulary is None:
-            self.number(number_tokens(self.tokens))
-        else:
-            self._names: TokenNames = vocabulary
-            self._take(_numbers_of(vocabulary))
+        self.number(number_tokens(self.tokens))
         self.provenance = {
             "source": name,
             "kind": "top log-probabilities",
@@ -68,9 +67,17 @@ class TopLogprobsSource(StoredSource):
         return any(text[0].log_probs for text in self._texts)
 
     def number(self, numbers: Mapping[bytes, int]) -> None:
-        """Take ids for the tokens of the file, which is known by their bytes alone."""
-        self._names = NamedTokens(UNBOUNDED, {numbers[token]: token for token in self.tokens})
-        self._take(numbers)
+        """Take ids for the tokens of the file that no vocabulary has."""
+        if self.vocabulary is None:
+            self._names: TokenNames = NamedTokens(
+                UNBOUNDED, {numbers[token]: token for token in self.tokens}
+            )
+            known = numbers
+        else:
+            self._names, known = self.vocabulary, _numbers_of(self.vocabulary)
+        self.windows = _windows(self.name, self._texts, known)
+        ids = {token: FOREIGN + numbers[token] for token in self.tokens} | dict(known)
+        self._block = _block([one for text in self._texts for one in text[1:]], ids)
 
     def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[Rows]:
         """The lists of each batch."""
@@ -79,10 +86,6 @@ class TopLogprobsSource(StoredSource):
             own = [np.arange(len(window.targets)) + first[window.number] for window in batch]
             places = torch.from_numpy(np.concatenate(own))
             yield TopRows(TopBlock(*(tensor[places] for tensor in self._block)))
-
-    def _take(self, numbers: Mapping[bytes, int]) -> None:
-        self.windows = _windows(self.name, self._texts, numbers)
-        self._block = _block([one for text in self._texts for one in text[1:]], numbers)
 
 
 class TopRows:
@@ -125,7 +128,7 @@ def number_tokens(tokens: Iterable[bytes]) -> dict[bytes, int]:
     for token in sorted(set(tokens)):
         number = _hash(token)
         while number in taken:
-            number = (number + 1) % (UNBOUNDED // 2)
+            number = (number + 1) % FOREIGN
         numbers[token] = number
         taken.add(number)
     return numbers
@@ -167,12 +170,12 @@ def _windows(
 
 
 def _block(positions: Sequence[Position], numbers: Mapping[bytes, int]) -> TopBlock:
-    """The lists as tensors, best first; a token that the vocabulary lacks has the id -1."""
+    """The lists as tensors, best first."""
     most = max(len(position.log_probs) for position in positions)
     ids = torch.full((len(positions), most), -1)
     log_probs = torch.full((len(positions), most), -torch.inf, dtype=torch.float64)
     for row, position in enumerate(positions):
-        known = [(value, numbers.get(token, -1)) for token, value in position.log_probs.items()]
+        known = [(value, numbers[token]) for token, value in position.log_probs.items()]
         for column, (value, number) in enumerate(sorted(known, key=lambda one: (-one[0], one[1]))):
             ids[row, column], log_probs[row, column] = number, value
     error = _errors(positions, log_probs)
