@@ -27,9 +27,12 @@ def align(sources: Sequence[Source], corpora: Sequence[Corpus], scope: Scope) ->
         CorpusError: a corpus is too short.
         MismatchError: the sources do not share a vocabulary, their tokens or their windows.
     """
+    from klcli.align.offset import off_by_one  # which brings torch
+
     check_tasks(sources, scope)
     notices = [*check_vocabularies(sources), *check_widths(sources)]
     found = from_files(sources, corpora, scope) or from_corpora(sources, corpora, scope)
     table = found.table.limited(scope.limit)
     check_ids(table, sources)
-    return replace(found, table=table, notices=(*notices, *found.notices))
+    shifted = [notice for source in sources if (notice := off_by_one(source, table)) is not None]
+    return replace(found, table=table, notices=(*notices, *found.notices, *shifted))

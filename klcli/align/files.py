@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from klcli.text.scope import Scope
 from klcli.text.vocabulary import Encoding, NamedTokens, NumberedTokens, TokenNames, Vocabulary
 from klcli.text.windows import NO_TARGET, TokenizedDocument, Window, WindowTable
 
+if TYPE_CHECKING:
+    from klcli.sources.files.toplogprobs import TopLogprobsSource
+
 
 def from_files(
     sources: Sequence[Source], corpora: Sequence[Corpus], scope: Scope
@@ -26,6 +29,7 @@ def from_files(
         UsageError: an option or a text that does not apply to them.
         MismatchError: they do not fit each other, a model or the text.
     """
+    _number_together(sources)
     vocabulary = next(
         (source.vocabulary for source in sources if source.vocabulary is not None), None
     )
@@ -40,7 +44,7 @@ def from_files(
             f"{name} does not say which tokens its rows are about, so that nothing can be scored: "
             "add an array named tokens, or --token-ids"
         )
-    notices = _check_brought(name, table, tables)
+    notices = [*_check_brought(name, table, tables), *_unseen_contexts(sources)]
     for source in sources:
         if source.is_live:
             _check_can_follow(source, name, table)
@@ -69,6 +73,45 @@ def _check_brought(
             _check_same_shape(name, table, other_name, other)
             notices.append(_no_tokens(other_name))
     return notices
+
+
+def _number_together(sources: Sequence[Source]) -> None:
+    """Give tokens that are known by their bytes alone ids that mean the same on both sides."""
+    from klcli.sources.files.toplogprobs import number_tokens
+
+    answers = _answers(sources)
+    named = [source.name for source in answers if source.vocabulary is None]
+    others = [source.name for source in sources if source.name not in named]
+    if named and others:
+        raise UsageError(
+            f"{named[0]} names its tokens and {others[0]} numbers them: say with --tokenizer which "
+            "model's tokens they are"
+        )
+    numbers = number_tokens(token for source in answers for token in source.tokens)
+    for source in answers:
+        source.number(numbers)
+
+
+def _unseen_contexts(sources: Sequence[Source]) -> list[Notice]:
+    """A model cannot read the prompt that a server's answer does not hold."""
+    live = next((source.name for source in sources if source.is_live), None)
+    return [
+        Notice(
+            code="unseen_context",
+            message=f"{source.name} begins with a token that was itself predicted, after a prompt "
+            f"that the file does not hold; {live} reads the text without it, so the two sides "
+            "differ by more than their models. Ask the server for a completion with echo",
+        )
+        for source in _answers(sources)
+        if live is not None and source.lacks_context
+    ]
+
+
+def _answers(sources: Sequence[Source]) -> "list[TopLogprobsSource]":
+    """The files of top log-probabilities among the sources."""
+    from klcli.sources.files.toplogprobs import TopLogprobsSource  # which brings torch
+
+    return [source for source in sources if isinstance(source, TopLogprobsSource)]
 
 
 def _names_of(sources: Sequence[Source]) -> TokenNames | None:

@@ -53,15 +53,19 @@ class Rows(Protocol):
 class TopBlock(NamedTuple):
     """The most probable ids of some rows, best first, and what is left for all others.
 
-    ``ids`` (rows, k) are -1, and ``log_probs`` -inf, where a row has fewer than k. ``log_rest``
-    (rows,) is the logarithm of the probability of every id that is not listed. The first
-    ``ranked`` (rows,) ids are the most probable ones; behind them may stand the token of the text,
-    of which only the probability is known.
+    ``ids`` (rows, k) are -1 where nobody knows which id it is, and ``log_probs`` -inf too where a
+    row has fewer than k. A log-probability was rounded, and the true one is at most ``error``
+    (rows, k) away. All ids that are not listed have together a probability between
+    e^``log_least_rest`` and e^``log_rest`` (rows,). The first ``ranked`` (rows,) ids are the most
+    probable ones; behind them may stand the token of the text, of which only the probability is
+    known.
     """
 
     ids: Tensor
     log_probs: Tensor
+    error: Tensor
     log_rest: Tensor
+    log_least_rest: Tensor
     ranked: Tensor
 
 

@@ -19,7 +19,6 @@ from klcli.api import record
 from klcli.errors import MismatchError
 from klcli.measure.kernels import exact, topk
 from klcli.measure.kernels.sides import Side, TopK, Truncated, Whole, divergences
-from klcli.measure.kernels.topk import Shared
 from klcli.sources.rows import TopBlock
 from tests.measure import oracle
 from tests.running import Run
@@ -45,13 +44,18 @@ def top_of(log_p: Tensor, k: int) -> TopBlock:
     """The list of the k most probable ids, in float64."""
     values, ids = log_p.topk(k, dim=-1)
     rest = log_p.scatter(-1, ids, -torch.inf).logsumexp(dim=-1)
-    return TopBlock(ids, values, rest, torch.full((len(ids),), k))
+    return exactly_known(ids, values, rest, torch.full((len(ids),), k))
+
+
+def exactly_known(ids: Tensor, log_probs: Tensor, log_rest: Tensor, ranked: Tensor) -> TopBlock:
+    """A list that was not rounded."""
+    return TopBlock(ids, log_probs, torch.zeros_like(log_probs), log_rest, log_rest, ranked)
 
 
 def one(ids: list[int], probabilities: list[float]) -> TopBlock:
     """One row that lists these ids; what is missing of 1 is the rest."""
     rest = 1 - math.fsum(probabilities)
-    return TopBlock(
+    return exactly_known(
         torch.tensor([ids]),
         torch.tensor([probabilities], dtype=torch.float64).log(),
         torch.tensor([rest], dtype=torch.float64).clamp(min=0).log(),
@@ -105,9 +109,8 @@ P, Q = random_rows(20, 50, 1), random_rows(20, 50, 2)
 @pytest.mark.parametrize("k", [1, 2, 7, 49])
 def test_a_whole_distribution_and_a_list_are_compared_over_the_ids_of_the_list(k: int) -> None:
     of_p, of_q = top_of(P, k), top_of(Q, k)
-    forward = topk.divergences(topk.share_with_whole(P, of_q))
-    log_q, log_p = topk.share_with_whole(Q, of_p)
-    backward = topk.divergences(Shared(log_p=log_p, log_q=log_q))
+    forward = topk.divergences(*topk.share_with_whole(P, of_q))
+    backward = topk.divergences(*topk.share_with_whole(Q, of_p)[::-1])
     for row in range(len(P)):
         ids = of_q.ids[row].tolist()
         assert_figures(forward, row, written_out(coarse(P[row], ids), coarse(Q[row], ids)))
@@ -118,7 +121,7 @@ def test_a_whole_distribution_and_a_list_are_compared_over_the_ids_of_the_list(k
 @pytest.mark.parametrize(("k", "other"), [(1, 1), (3, 3), (10, 4), (4, 10), (49, 49), (50, 20)])
 def test_two_lists_are_compared_over_the_ids_of_both(k: int, other: int) -> None:
     of_p, of_q = top_of(P, k), top_of(Q, other)
-    found = topk.divergences(topk.share_of_lists(of_p, of_q))
+    found = topk.divergences(*topk.share_of_lists(of_p, of_q))
     shared = [
         sorted(set(a) & set(b)) for a, b in zip(of_p.ids.tolist(), of_q.ids.tolist(), strict=True)
     ]
@@ -128,17 +131,17 @@ def test_two_lists_are_compared_over_the_ids_of_both(k: int, other: int) -> None
 
 
 def test_an_example_on_paper() -> None:
-    shared = topk.share_of_lists(one([7, 3], [0.5, 0.3]), one([3, 9], [0.6, 0.2]))
-    assert shared.log_p[0].exp().tolist() == pytest.approx([0.0, 0.3, 0.7])
-    assert shared.log_q[0].exp().tolist() == pytest.approx([0.0, 0.6, 0.4])
-    found = topk.divergences(shared)
+    p, q = topk.share_of_lists(one([7, 3], [0.5, 0.3]), one([3, 9], [0.6, 0.2]))
+    assert p.low[0].exp().tolist() == pytest.approx([0.0, 0.3, 0.7])
+    assert q.low[0].exp().tolist() == pytest.approx([0.0, 0.6, 0.4])
+    found = topk.divergences(p, q)
     assert float(found["tv"]) == pytest.approx(0.3)
     kl = 0.3 * math.log(0.3 / 0.6) + 0.7 * math.log(0.7 / 0.4)
     assert float(found["kl"]) == pytest.approx(kl)
 
 
 def test_lists_without_a_common_id_tell_nothing() -> None:
-    found = topk.divergences(topk.share_of_lists(one([1, 2], [0.5, 0.3]), one([3, 4], [0.6, 0.2])))
+    found = topk.divergences(*topk.share_of_lists(one([1, 2], [0.5, 0.3]), one([3, 4], [0.6, 0.2])))
     assert [float(found[name]) for name in BOUNDED] == [0.0] * 4
 
 
@@ -157,13 +160,12 @@ def test_no_bound_is_above_the_truth(logits: list[tuple[float, float]], k: int, 
     p, q = both[:1], both[1:]
     of_p, of_q = top_of(p, min(k, len(logits))), top_of(q, min(other, len(logits)))
     true = exactly(p, q)
-    log_q, log_p = topk.share_with_whole(q, of_p)
     for shared in (
         topk.share_with_whole(p, of_q),
-        Shared(log_p=log_p, log_q=log_q),
+        topk.share_with_whole(q, of_p)[::-1],
         topk.share_of_lists(of_p, of_q),
     ):
-        found = topk.divergences(shared)
+        found = topk.divergences(*shared)
         for name in BOUNDED:
             assert -TOLERANCE <= float(found[name]) <= float(true[name]) + TOLERANCE, name
 
@@ -171,7 +173,7 @@ def test_no_bound_is_above_the_truth(logits: list[tuple[float, float]], k: int, 
 @pytest.mark.parametrize("name", BOUNDED)
 def test_a_longer_list_knows_more(name: str) -> None:
     bounds = torch.stack(
-        [topk.divergences(topk.share_with_whole(P, top_of(Q, k)))[name] for k in (1, 2, 5, 20, 50)]
+        [topk.divergences(*topk.share_with_whole(P, top_of(Q, k)))[name] for k in (1, 2, 5, 20, 50)]
     )
     assert (bounds.diff(dim=0) >= -1e-12).all()
     torch.testing.assert_close(bounds[-1], exactly(P, Q)[name], atol=1e-12, rtol=0)
@@ -184,13 +186,12 @@ def test_lists_of_everything_give_the_exact_values(spread: float) -> None:
     of_p, of_q = top_of(p, 30), top_of(q, 30)
     assert of_p.log_rest.isneginf().all()
     true = exactly(p, q)
-    log_q, log_p = topk.share_with_whole(q, of_p)
     for shared in (
         topk.share_with_whole(p, of_q),
-        Shared(log_p=log_p, log_q=log_q),
+        topk.share_with_whole(q, of_p)[::-1],
         topk.share_of_lists(of_p, of_q),
     ):
-        found = topk.divergences(shared)
+        found = topk.divergences(*shared)
         for name in BOUNDED:
             torch.testing.assert_close(found[name], true[name], atol=1e-10, rtol=1e-9)
     assert float(true["kl"][0]) == pytest.approx(oracle.kl(p[0].numpy(), q[0].numpy()), rel=1e-9)
@@ -199,7 +200,7 @@ def test_lists_of_everything_give_the_exact_values(spread: float) -> None:
 @pytest.mark.parametrize("k", [1, 5, 50])
 def test_equal_lists_differ_by_exactly_0(k: int) -> None:
     top = top_of(P, k)
-    found = topk.divergences(topk.share_of_lists(top, TopBlock(*(t.clone() for t in top))))
+    found = topk.divergences(*topk.share_of_lists(top, TopBlock(*(t.clone() for t in top))))
     for name in BOUNDED:
         assert not found[name].any(), name
 
@@ -208,18 +209,20 @@ def test_equal_lists_differ_by_exactly_0(k: int) -> None:
 def test_a_distribution_against_its_own_list_differs_by_rounding_alone(k: int) -> None:
     top = top_of(P, k)
     stored = top._replace(
-        log_probs=top.log_probs.float().double(), log_rest=top.log_rest.float().double()
+        log_probs=top.log_probs.float().double(),
+        log_rest=top.log_rest.float().double(),
+        log_least_rest=top.log_rest.float().double(),
     )
-    found = topk.divergences(topk.share_with_whole(P, stored))
+    found = topk.divergences(*topk.share_with_whole(P, stored))
     for name in BOUNDED:
         assert found[name].abs().max() < TOLERANCE, name
 
 
 def test_a_rest_of_nothing_against_something_is_infinite_and_the_other_way_round_is_not() -> None:
     none, some = one([0, 1], [0.75, 0.25]), one([0, 1], [0.5, 0.25])
-    forward = topk.divergences(topk.share_of_lists(some, none))
+    forward = topk.divergences(*topk.share_of_lists(some, none))
     assert float(forward["kl"]) == INF
-    backward = topk.divergences(topk.share_of_lists(none, some))
+    backward = topk.divergences(*topk.share_of_lists(none, some))
     assert float(backward["kl"]) == pytest.approx(0.75 * math.log(1.5))
     assert float(backward["kl_reverse"]) == INF
     assert 0 < float(backward["jsd"]) <= math.log(2)
@@ -231,7 +234,7 @@ def test_a_rest_of_nothing_against_something_is_infinite_and_the_other_way_round
 def padded(top: TopBlock, columns: int) -> TopBlock:
     """The same list with places that hold nothing."""
     rows = len(top.ids)
-    return TopBlock(
+    return exactly_known(
         torch.cat([top.ids, torch.full((rows, columns), -1)], dim=-1),
         torch.cat([top.log_probs, torch.full((rows, columns), -INF).double()], dim=-1),
         top.log_rest,
@@ -241,17 +244,17 @@ def padded(top: TopBlock, columns: int) -> TopBlock:
 
 def test_places_that_hold_nothing_change_nothing() -> None:
     of_p, of_q = top_of(P, 5), top_of(Q, 5)
-    with_whole = topk.divergences(topk.share_with_whole(P, of_q))
-    of_lists = topk.divergences(topk.share_of_lists(of_p, of_q))
+    with_whole = topk.divergences(*topk.share_with_whole(P, of_q))
+    of_lists = topk.divergences(*topk.share_of_lists(of_p, of_q))
     for name in BOUNDED:
-        found = topk.divergences(topk.share_with_whole(P, padded(of_q, 3)))[name]
+        found = topk.divergences(*topk.share_with_whole(P, padded(of_q, 3)))[name]
         torch.testing.assert_close(found, with_whole[name], atol=1e-15, rtol=1e-12)
         for lists in (
             (padded(of_p, 2), of_q),
             (of_p, padded(of_q, 4)),
             (padded(of_p, 1), padded(of_q, 1)),
         ):
-            found = topk.divergences(topk.share_of_lists(*lists))[name]
+            found = topk.divergences(*topk.share_of_lists(*lists))[name]
             torch.testing.assert_close(found, of_lists[name], atol=1e-15, rtol=1e-12)
     targets = Q.argmax(dim=-1)
     for name, values in topk.predictions(of_p, targets).items():
@@ -260,13 +263,13 @@ def test_places_that_hold_nothing_change_nothing() -> None:
 
 
 def test_a_row_that_lists_nothing_known_is_all_rest() -> None:
-    nothing = TopBlock(
+    nothing = exactly_known(
         torch.tensor([[-1, -1]]),
         torch.full((1, 2), -INF).double(),
         torch.zeros(1).double(),
         torch.tensor([0]),
     )
-    found = topk.divergences(topk.share_with_whole(whole([0.9, 0.1]), nothing))
+    found = topk.divergences(*topk.share_with_whole(whole([0.9, 0.1]), nothing))
     assert float(found["kl"]) == pytest.approx(0.0, abs=1e-15)
     said = topk.predictions(nothing, torch.tensor([0]))
     assert int(said["top1"]) == -1
@@ -274,13 +277,13 @@ def test_a_row_that_lists_nothing_known_is_all_rest() -> None:
 
 
 def test_an_id_beyond_the_width_of_the_other_side_counts_as_rest() -> None:
-    shared = topk.share_with_whole(whole([0.6, 0.4]), one([0, 5], [0.5, 0.3]))
-    assert shared.log_q.exp()[0].tolist() == pytest.approx([0.5, 0.0, 0.5])
-    assert shared.log_p.exp()[0].tolist() == pytest.approx([0.6, 0.0, 0.4])
+    p, q = topk.share_with_whole(whole([0.6, 0.4]), one([0, 5], [0.5, 0.3]))
+    assert q.low.exp()[0].tolist() == pytest.approx([0.5, 0.0, 0.5])
+    assert p.low.exp()[0].tolist() == pytest.approx([0.6, 0.0, 0.4])
 
 
 def test_the_lists_are_not_renormalised_without_their_rest() -> None:
-    found = topk.divergences(topk.share_of_lists(one([0], [0.2]), one([0], [0.1])))
+    found = topk.divergences(*topk.share_of_lists(one([0], [0.2]), one([0], [0.1])))
     kl = 0.2 * math.log(2) + 0.8 * math.log(0.8 / 0.9)
     assert float(found["kl"]) == pytest.approx(kl)
 

@@ -427,6 +427,72 @@ def test_probabilities_that_are_none_are_an_error_that_names_the_row(
         rows_of(source)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "total"),
+    [
+        pytest.param(lambda row: row + 5, "148.413", id="logits"),
+        pytest.param(lambda row: row - 0.01, "0.99005", id="sum too small"),
+        pytest.param(lambda row: -row, "", id="-ln p"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_log_probabilities_that_do_not_sum_to_one_are_an_error_that_names_the_row(
+    tmp_path: Path, spoil: Callable[[Array], Array], total: str, dtype: Any
+) -> None:
+    values = LOG_PROBS.copy()
+    values[1, 2] = spoil(values[1, 2])
+    source = opened(save(tmp_path, "npz", log_probs=values.astype(dtype)))
+    message = r"file\.npz: row 2 of window 1 does not hold log-probabilities: e\^x sums to "
+    with pytest.raises(SourceError, match=message + total[:4] + ".* --values logits"):
+        rows_of(source)
+
+
+@pytest.mark.parametrize("spread", [0.1, 3.0, 30.0])
+@pytest.mark.parametrize("ids", [2, 499, 20_000])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["probs", "log_probs"])
+def test_distributions_pass_in_every_type(
+    tmp_path: Path, kind: str, dtype: torch.dtype, ids: int, spread: float
+) -> None:
+    generator = torch.Generator().manual_seed(ids)
+    logits = spread * torch.randn(3, ids, generator=generator, dtype=torch.float64)
+    exact = logits.softmax(dim=-1) if kind == "probs" else logits.log_softmax(dim=-1)
+    path = tmp_path / "file.safetensors"
+    save_file({kind: exact.to(dtype)}, path)
+    assert len(rows_of(opened(str(path)))) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_error_says_what_the_type_allows(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "file.safetensors"
+    save_file({"probs": (torch.tensor(PROBS[0]) * 0.98).to(dtype)}, path)
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(SourceError, match=rf"sums to 0\.9.*, and {name} and 7 ids allow 1 ± 0\.00"):
+        rows_of(opened(str(path)))
+
+
+@pytest.mark.parametrize("name", ["logits", "log_probs"])
+def test_negative_log_probabilities_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SourceError, match=rf"look like negative log-probabilities.*not {name}"):
+        opened(save(tmp_path, "npz", **{name: -LOG_PROBS}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rounded_probabilities_that_pass_for_logits_are_refused(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    path = tmp_path / "file.safetensors"
+    save_file({"logits": torch.tensor(PROBS).to(dtype)}, path)
+    with pytest.raises(SourceError, match="look like probabilities, not logits"):
+        opened(str(path))
+
+
+def test_masked_logits_are_not_taken_for_negative_log_probabilities(tmp_path: Path) -> None:
+    masked = LOGITS.copy()
+    masked[:, :, 0] = -np.inf
+    assert len(rows_of(opened(save(tmp_path, "npz", logits=masked)))) > 0
+
+
 def test_probabilities_may_be_off_by_less_than_a_thousandth(tmp_path: Path) -> None:
     rows_of(opened(save(tmp_path, "npz", probs=PROBS * 1.0005)))
 

@@ -182,6 +182,40 @@ def test_a_token_that_the_vocabulary_lacks_counts_as_rest(
     assert np.abs(found["kl"]).max() <= 1e-6
 
 
+def test_a_token_that_the_vocabulary_lacks_keeps_its_rank(
+    live: Live, ids: list[int], reference: Path, tmp_path: Path
+) -> None:
+    lines = lines_of(live(), ids)
+    for number, line in enumerate(lines[1:]):
+        if line["top_logprobs"][0]["token"] != line["token"]:
+            name = f" zebra{number % 2}"
+            line["top_logprobs"][0] |= {"token": name, "bytes": list(name.encode())}
+    listed = opened(write(tmp_path / "x.jsonl", lines), reference)
+    found = scores(listed, live())
+    known = found["rank_reference"] >= 0
+    assert (found["rank_reference"][known] > 0).any()
+    np.testing.assert_array_equal(found["rank_reference"][known], found["rank_candidate"][known])
+    zebras = found["top1_reference"] >= 112
+    assert zebras.any()
+    other = opened(
+        write(
+            tmp_path / "y.jsonl",
+            [
+                json.loads(
+                    json.dumps(line)
+                    .replace("zebra0", "gnu")
+                    .replace(json.dumps(list(b" zebra0")), json.dumps(list(b" gnu")))
+                )
+                for line in lines
+            ],
+        ),
+        reference,
+    )
+    both = scores(listed, other)
+    same = both["top1_reference"] == both["top1_candidate"]
+    assert 0 < (~same).sum() < zebras.sum()
+
+
 def test_special_tokens_are_known_by_their_strings(
     live: Live, ids: list[int], reference: Path, tmp_path: Path
 ) -> None:
@@ -283,6 +317,190 @@ def test_an_answer_alone_has_a_perplexity_where_every_token_is_given(
 ) -> None:
     true = -log_probabilities(live(), ids).gather(-1, torch.tensor(ids[1:])[:, None]).mean()
     assert perplexity(str(file)).metrics["nll"]["mean"] == pytest.approx(float(true), abs=1e-9)
+
+
+def answer(*texts: dict[str, float], token: str = "the") -> list[Line]:
+    """Lines about this token, each with probabilities of some tokens."""
+    return two(*({t: math.log(p) for t, p in text.items()} for text in texts), token=token)
+
+
+@pytest.mark.parametrize("same_hash", [True, False])
+def test_two_tokens_never_have_one_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_hash: bool
+) -> None:
+    if same_hash:
+        monkeypatch.setattr("klcli.sources.files.toplogprobs._hash", lambda _: 2**30 - 1)
+    first = opened(write(tmp_path / "1.jsonl", answer({"x": 0.9, "y": 0.05, "the": 0.007})))
+    second = opened(write(tmp_path / "2.jsonl", answer({"z": 0.9, "x": 0.05, "the": 0.007})))
+    found = scores(first, second)
+    rest = 1 - 0.05 - 0.007
+    kl = 0.9 * math.log(0.9 / 0.05) + 0.093 * math.log(0.093 / (rest - 0.0))
+    assert found["kl"][0] == pytest.approx(kl, abs=1e-3)
+    assert found["top1_reference"][0] != found["top1_candidate"][0]
+    shown = [source.names.bytes_of(int(found[f"top1_{side}"][0])) for source, side in
+             ((first, "reference"), (second, "candidate"))]  # fmt: skip
+    assert shown == [b"x", b"z"]
+
+
+def test_tokens_whose_names_have_one_hash_are_told_apart(klcli: Run, tmp_path: Path) -> None:
+    """The names w6268 and w8707 have one hash of 30 bits."""
+    rows = [{"w6268": 0.9, "w8707": 0.05, "the": 0.007}] * 9
+    swapped = [{"w8707": 0.9, "w6268": 0.05, "the": 0.007}] * 9
+    files = [write(tmp_path / f"{n}.jsonl", answer(*r)) for n, r in enumerate((rows, swapped))]
+    done = klcli("compare", *files, "--format", "json", "--quiet")
+    metrics = json.loads(done.out)["metrics"]
+    assert metrics["kl"]["mean"] == pytest.approx(2.457, abs=1e-3)
+    assert metrics["top1_agreement"]["value"] == 0
+
+
+def test_a_token_has_the_same_id_in_every_run(tmp_path: Path) -> None:
+    first = opened(write(tmp_path / "1.jsonl", answer({"x": 0.9, "the": 0.05})))
+    alone = first.windows.windows[0].targets.tolist()
+    scores(first, opened(write(tmp_path / "2.jsonl", answer({"z": 0.9, "y": 0.05}))))
+    assert first.windows.windows[0].targets.tolist() == alone
+
+
+def test_names_beside_numbers_need_a_tokenizer(
+    klcli: Run, file: Path, fixtures: Path, tmp_path: Path
+) -> None:
+    done = klcli("compare", file, fixtures / "logits" / "reference.npz")
+    assert done.code == 2
+    assert "names its tokens" in done.err
+    assert "--tokenizer" in done.err
+
+
+# The token of the text behind the list
+
+
+def test_the_token_that_a_server_appends_is_not_ranked(
+    live: Live, ids: list[int], reference: Path, tmp_path: Path
+) -> None:
+    lines = lines_of(live(), ids, 4)
+    for line in lines[1:]:
+        if line["token"] not in [one["token"] for one in line["top_logprobs"]]:
+            line["top_logprobs"].append({"token": line["token"], "logprob": line["logprob"]})
+    assert {len(line["top_logprobs"]) for line in lines[1:]} == {4, 5}
+    listed = opened(write(tmp_path / "x.jsonl", lines), reference)
+    assert listed.provenance["k"] == 4
+    found = scores(listed, live())
+    beyond = found["rank_candidate"] >= 4
+    assert beyond.any()
+    assert (found["rank_reference"][beyond] == -1).all()
+    np.testing.assert_array_equal(
+        found["rank_reference"][~beyond], found["rank_candidate"][~beyond]
+    )
+    np.testing.assert_allclose(found["nll_reference"], found["nll_candidate"], atol=1e-9)
+    assert np.isnan(found["overlap_5"][beyond]).all()
+
+
+def test_the_mean_rank_is_not_known_where_a_token_is_appended(
+    shared: Path, reference: Path
+) -> None:
+    lists = shared / "cases" / "lists"
+    report = compare(
+        str(lists / "kplus1.jsonl"), str(lists / "kplus1.npz"), tokenizer=str(reference)
+    )
+    assert report.metrics["rank_reference"]["mean"] is None
+    assert report.metrics["rank_candidate"]["mean"] == pytest.approx(52.98, abs=0.01)
+
+
+def test_lists_that_do_not_all_end_in_the_token_of_the_text_are_ranked_whole(
+    tmp_path: Path,
+) -> None:
+    lines = answer({"b": 0.6, "a": 0.3}, {"a": 0.6, "b": 0.3}, token="a")
+    found = scores(*[opened(write(tmp_path / "x.jsonl", lines))] * 2)
+    assert found["rank_reference"].tolist() == [1, 0]
+
+
+# Responses
+
+
+def chat(lines: list[Line]) -> Line:
+    """A response of a chat that holds these positions."""
+    return {"id": "1", "choices": [{"index": 0, "logprobs": {"content": lines}}]}
+
+
+def completion(lines: list[Line]) -> Line:
+    """A response of a completion with echo that holds these positions."""
+    listed = [
+        line["top_logprobs"] and {one["token"]: one["logprob"] for one in line["top_logprobs"]}
+        for line in lines
+    ]
+    columns = {
+        "tokens": [line["token"] for line in lines],
+        "token_logprobs": [line.get("logprob") for line in lines],
+        "top_logprobs": listed,
+        "text_offset": [0] * len(lines),
+    }
+    return {"object": "text_completion", "choices": [{"text": "", "logprobs": columns}]}
+
+
+@pytest.mark.parametrize("response", [chat, completion])
+def test_a_response_is_read_as_its_positions_are(
+    live: Live, ids: list[int], file: Path, reference: Path, tmp_path: Path,
+    response: Callable[[list[Line]], Line],
+) -> None:  # fmt: skip
+    lines = lines_of(live(), ids)
+    raw = write(tmp_path / "raw.jsonl", [response(lines)])
+    for tokenizer in (None, reference):
+        found = scores(opened(raw, tokenizer), opened(file, tokenizer))
+        assert len(found) == TOKENS - 1
+        assert not found["kl"].any()
+    assert np.abs(scores(opened(raw, reference), live())["kl"]).max() <= 1e-6
+
+
+def test_each_response_is_a_text_of_its_own(
+    live: Live, ids: list[int], reference: Path, tmp_path: Path
+) -> None:
+    texts = [ids[:20], ids[20:55], ids[30:50]]
+    responses = [completion(lines_of(live(), text)) for text in texts]
+    raw = write(tmp_path / "raw.jsonl", responses)
+    listed = opened(raw, reference)
+    assert [len(window.targets) for window in listed.windows.windows] == [19, 34, 19]
+    found = scores(listed, live())
+    assert found["token_id"].tolist() == [i for text in texts for i in text[1:]]
+    assert np.abs(found["kl"]).max() <= 1e-6
+    np.testing.assert_allclose(found["nll_reference"], found["nll_candidate"], atol=1e-9)
+    report = compare(str(raw), str(reference))
+    assert report.counts["documents"] == 3
+
+
+def test_an_answer_to_a_prompt_beside_a_model_is_warned_of(
+    klcli: Run, live: Live, ids: list[int], file: Path, reference: Path, tmp_path: Path
+) -> None:
+    raw = write(tmp_path / "raw.jsonl", [chat(lines_of(live(), ids)[1:])])
+    done = klcli("compare", raw, reference, "--format", "json", "--quiet")
+    assert "unseen_context" in [one["code"] for one in json.loads(done.out)["warnings"]]
+    done = klcli("compare", file, reference, "--format", "json", "--quiet")
+    assert "unseen_context" not in [one["code"] for one in json.loads(done.out)["warnings"]]
+
+
+@pytest.mark.parametrize(
+    ("response", "says"),
+    [
+        ({"choices": []}, "0 choices"),
+        ({"choices": [{}, {}]}, "2 choices"),
+        ({"choices": 7}, "no choices"),
+        ({"choices": [{"text": "a"}]}, "with echo and logprobs"),
+        ({"choices": [{"logprobs": None}]}, "with echo and logprobs"),
+        ({"choices": [{"logprobs": {"content": None}}]}, "with echo and logprobs"),
+        ({"choices": [{"logprobs": {"tokens": ["a"], "token_logprobs": [], "top_logprobs": []}}]},
+         "with echo and logprobs"),
+        ({"choices": [{"logprobs": {"tokens": [], "token_logprobs": [], "top_logprobs": None}}]},
+         "with echo and logprobs"),
+        ({"choices": [{"logprobs": {"content": [{"token": "a"}]}}]}, "1 positions"),
+        (chat([{"token": "a"}] * 2), "position 1 is not a position"),
+        ({"token": "a"}, "responses and single positions"),
+    ],
+    ids=lambda value: str(value)[:60],
+)  # fmt: skip
+def test_a_response_without_lists_is_an_error_that_names_its_line(
+    tmp_path: Path, response: Line, says: str
+) -> None:
+    whole = chat(two({"a": -0.5}))
+    with pytest.raises(SourceError, match=r"x\.jsonl, line 2\b") as caught:
+        opened(write(tmp_path / "x.jsonl", [whole, response]))
+    assert says in str(caught.value)
 
 
 # What a line may say

@@ -69,7 +69,7 @@ def divergences(log_p: Tensor, log_q: Tensor, targets: Tensor) -> dict[str, Tens
     return {
         "kl": _kl(p, q, ratio),
         "kl_reverse": _kl(q, p, -ratio),
-        "jsd": _jsd(p, q),
+        "jsd": jsd(p, q),
         "tv": (p - q).abs().sum(dim=-1) / 2,
         **at_target(log_p, log_q, targets),
     }
@@ -134,8 +134,8 @@ def _kl(p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
     return direct
 
 
-def _jsd(p: Tensor, q: Tensor) -> Tensor:
-    """Jensen-Shannon divergence: with t = (p-q)/(p+q), ½ Σ [p ln(1+t) + q ln(1-t)]."""
+def jsd(p: Tensor, q: Tensor) -> Tensor:
+    """Jensen-Shannon divergence, (rows,): with t = (p-q)/(p+q), ½ Σ [p ln(1+t) + q ln(1-t)]."""
     t = ((p - q) / (p + q)).nan_to_num(0.0)
     # Where q is beyond the digits of p, t rounds to 1 and the negligible q ln(1-t) to -inf.
     t = t.clamp(-BELOW_ONE, BELOW_ONE)

@@ -85,8 +85,7 @@ Side = Whole | TopK | Truncated
 def read_side(block: Tensor | TopBlock, kind: RowKind) -> Side:
     """One side out of a block of rows of a kind."""
     if isinstance(block, TopBlock):
-        ids, log_probs, log_rest, ranked = block
-        return TopK(TopBlock(ids.long(), log_probs.double(), log_rest.double(), ranked.long()))
+        return TopK(TopBlock(*(t.double() if t.is_floating_point() else t.long() for t in block)))
     if kind == "truncated":
         return Truncated(block.double())
     return Whole(block, exact.log_probabilities(block))
@@ -99,7 +98,7 @@ def divergences(p: Side, q: Side, targets: Tensor) -> dict[str, Tensor]:
     elif isinstance(p, Truncated) and isinstance(q, Whole):
         found = truncated.divergences(p.log_p, q.log_p, targets)
     else:
-        found = topk.divergences(_shared(p, q)) | _at_targets(p, q, targets)
+        found = topk.divergences(*_shared(p, q)) | _at_targets(p, q, targets)
     found["overlap_5"] = _overlap(p, q)
     nothing = torch.full_like(found["kl"], torch.nan)
     return {name: nothing for name in ("kl_reverse", "jsd", "tv") if name not in found} | found
@@ -116,14 +115,14 @@ def _overlap(p: Side, q: Side) -> Tensor:
     return torch.where(complete, exact.overlap(ids, other_ids), torch.nan)
 
 
-def _shared(p: Side, q: Side) -> topk.Shared:
+def _shared(p: Side, q: Side) -> tuple[topk.Known, topk.Known]:
     if isinstance(p, TopK) and isinstance(q, TopK):
         return topk.share_of_lists(p.block, q.block)
     if isinstance(p, Whole) and isinstance(q, TopK):
         return topk.share_with_whole(p.log_p, q.block)
     if isinstance(p, TopK) and isinstance(q, Whole):
-        log_q, log_p = topk.share_with_whole(q.log_p, p.block)
-        return topk.Shared(log_p=log_p, log_q=log_q)
+        whole, listed = topk.share_with_whole(q.log_p, p.block)
+        return listed, whole
     raise MismatchError(
         "a base file of llama.cpp knows nothing of the tail of its distributions: it can be the "
         "REFERENCE, and the CANDIDATE must be a model or have every logit"

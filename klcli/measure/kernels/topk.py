@@ -4,6 +4,11 @@ All other ids stand together as one more outcome, *rest*. Divergences of such co
 are lower bounds of the true ones: putting outcomes together never makes two distributions easier to
 tell apart (the data-processing inequality). The list is never renormalised without the rest, and
 the rest is never spread over the ids that are missing.
+
+A list was rounded, so of each outcome only an interval is known. With p and q as near to each other
+as their intervals let them be, every divergence is a lower bound still: each is a sum over outcomes
+of terms that are never negative (for KL, p ln(p/q) - p + q), and a term shrinks as p and q
+approach each other.
 """
 
 from typing import NamedTuple
@@ -14,12 +19,20 @@ from torch import Tensor
 from klcli.measure.kernels import exact
 from klcli.sources.rows import TopBlock
 
+SUM_ERROR = 1e-15
+"""How far a sum of probabilities in float64 may be off."""
+SERIES_BELOW = 0.5
+"""|ln p - ln q| below which a term of KL would lose digits as a plain difference."""
 
-class Shared(NamedTuple):
-    """Both sides over the ids that both know, with the rest last: ln p and ln q (rows, k + 1)."""
 
-    log_p: Tensor
-    log_q: Tensor
+class Known(NamedTuple):
+    """What is known of one side over the ids that both know, with the rest last.
+
+    Logarithms of the least and the largest probability of each outcome, (rows, k + 1).
+    """
+
+    low: Tensor
+    high: Tensor
 
 
 def predictions(top: TopBlock, targets: Tensor) -> dict[str, Tensor]:
@@ -47,15 +60,21 @@ def predictions(top: TopBlock, targets: Tensor) -> dict[str, Tensor]:
     }
 
 
-def divergences(shared: Shared) -> dict[str, Tensor]:
+def divergences(p: Known, q: Known) -> dict[str, Tensor]:
     """Lower bounds of ``kl``, ``kl_reverse``, ``jsd`` and ``tv``, nats, each (rows,)."""
-    log_p, log_q = (torch.log_softmax(side, dim=-1) for side in shared)  # rounding alone is undone
-    nowhere = torch.full(log_p.shape[:1], -1, device=log_p.device)
-    found = exact.divergences(log_p, log_q, nowhere)
-    return {name: found[name] for name in ("kl", "kl_reverse", "jsd", "tv")}
+    nearest = torch.maximum(p.low, q.low)
+    log_p, log_q = torch.minimum(nearest, p.high), torch.minimum(nearest, q.high)
+    p_near, q_near = log_p.exp(), log_q.exp()
+    gap = p_near - q_near
+    return {
+        "kl": _kl(log_p, log_q),
+        "kl_reverse": _kl(log_q, log_p),
+        "jsd": exact.jsd(p_near, q_near),
+        "tv": torch.maximum(gap.clamp(min=0).sum(dim=-1), (-gap).clamp(min=0).sum(dim=-1)),
+    }
 
 
-def share_with_whole(log_p: Tensor, top: TopBlock) -> Shared:
+def share_with_whole(log_p: Tensor, top: TopBlock) -> tuple[Known, Known]:
     """A whole distribution ln p (rows, vocabulary) and a list, over the ids of the list."""
     listed = (top.ids >= 0) & (top.ids < log_p.shape[-1])
     ids = torch.where(listed, top.ids, 0)
@@ -64,20 +83,25 @@ def share_with_whole(log_p: Tensor, top: TopBlock) -> Shared:
     rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)
     inside[rows[listed], ids[listed]] = True
     rest = torch.where(inside, -torch.inf, log_p).logsumexp(dim=-1, keepdim=True)
-    return Shared(
-        log_p=torch.cat([at_ids, rest], dim=-1),
-        log_q=_with_rest(torch.where(listed, top.log_probs, -torch.inf), top, listed),
-    )
+    whole = torch.cat([at_ids, rest], dim=-1)
+    return Known(whole, whole), _known(top, listed)
 
 
-def share_of_lists(p: TopBlock, q: TopBlock) -> Shared:
-    """Two lists, over the ids that both have."""
+def share_of_lists(p: TopBlock, q: TopBlock) -> tuple[Known, Known]:
+    """Two lists, over the ids that both have, in the order of the first."""
     p_in_q, place = _find(p.ids, q.ids)
     q_in_p, _ = _find(q.ids, p.ids)
-    return Shared(
-        log_p=_with_rest(torch.where(p_in_q, p.log_probs, -torch.inf), p, p_in_q),
-        log_q=_with_rest(torch.where(p_in_q, q.log_probs.gather(-1, place), -torch.inf), q, q_in_p),
-    )
+    return _known(p, p_in_q), _known(q, q_in_p, p_in_q, place)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """The sum of p ln(p/q) - p + q, which is KL where both sum to 1, and never negative."""
+    p, q = log_p.exp(), log_q.exp()
+    ratio = torch.where(p > 0, log_p - log_q, 0.0)
+    near = ratio.clamp(-SERIES_BELOW, SERIES_BELOW)
+    plain = p * ratio - p + q
+    terms = torch.where(ratio == near, p * (torch.expm1(-near) + near), plain)
+    return torch.where(p > 0, terms, q).clamp(min=0).sum(dim=-1)
 
 
 def _find(ids: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,8 +111,36 @@ def _find(ids: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
     return (ordered.gather(-1, slot) == ids) & (ids >= 0), order.gather(-1, slot)
 
 
-def _with_rest(shared: Tensor, top: TopBlock, is_shared: Tensor) -> Tensor:
-    """Shared log-probabilities, and behind them the rest: all that is not shared."""
-    unshared = torch.where(is_shared, -torch.inf, top.log_probs)
-    rest = torch.cat([top.log_rest[:, None], unshared], dim=-1).logsumexp(dim=-1, keepdim=True)
-    return torch.cat([shared, rest], dim=-1)
+def _known(
+    top: TopBlock, shared: Tensor, order: Tensor | None = None, place: Tensor | None = None
+) -> Known:
+    """What a list says of the ids that are shared, and of all others together.
+
+    The others have what is not listed and what is listed but not shared, and what the shared ones
+    leave of 1. ``order`` and ``place`` say where the shared ids stand in the other list.
+    """
+    low, high = top.log_probs - top.error, top.log_probs + top.error
+    least = torch.maximum(
+        _total(torch.where(shared, -torch.inf, low), top.log_least_rest) - SUM_ERROR,
+        _complement(torch.where(shared, high, -torch.inf), -SUM_ERROR),
+    )
+    most = torch.minimum(
+        _total(torch.where(shared, -torch.inf, high), top.log_rest) + SUM_ERROR,
+        _complement(torch.where(shared, low, -torch.inf), SUM_ERROR),
+    )
+    if order is not None and place is not None:
+        shared, low, high = order, low.gather(-1, place), high.gather(-1, place)
+    low, high = (torch.where(shared, side, -torch.inf) for side in (low, high))
+    return Known(
+        torch.cat([low, torch.minimum(least, most)[:, None]], dim=-1),
+        torch.cat([high, most[:, None]], dim=-1),
+    )
+
+
+def _total(log_probs: Tensor, log_rest: Tensor) -> Tensor:
+    return torch.cat([log_probs, log_rest[:, None]], dim=-1).logsumexp(dim=-1)
+
+
+def _complement(log_probs: Tensor, error: float) -> Tensor:
+    """The logarithm of what is left of 1."""
+    return (1 - log_probs.exp().sum(dim=-1) + error).clamp(min=0).log()

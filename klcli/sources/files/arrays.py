@@ -22,6 +22,7 @@ from torch import Tensor
 
 from klcli.choices import ValueKind
 from klcli.errors import SourceError
+from klcli.sources.files.sums import find_wrong_sum
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import FILE_BYTES, RowKind, block_rows, spans
 from klcli.sources.stored import StoredSource
@@ -34,9 +35,6 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 NPY_MAGIC = b"\x93NUMPY"
 PICKLE_MAGIC = b"\x80"
-
-SUM_TOLERANCE = 1e-3
-"""How far a row of probabilities may be from summing to 1."""
 
 
 class StoredArray(Protocol):
@@ -91,7 +89,7 @@ class ArrayRows:
         self.size = block_rows(values.shape[-1], 4, FILE_BYTES)
         self._name = name
         self._values = values
-        self._are_probabilities = kind == "probs"
+        self._values_are = kind
         self._windows = windows
         self._counts = [len(window.targets) for window in windows]
 
@@ -102,7 +100,7 @@ class ArrayRows:
         """Rows ``start`` to ``stop``: a tensor (stop - start, vocabulary).
 
         Raises:
-            SourceError: probabilities that do not sum to 1, or are negative.
+            SourceError: probabilities, or those behind log-probabilities, do not sum to 1.
         """
         found = spans(self._counts, start, stop)
         parts = [self._read(self._windows[n], first, last) for n, first, last in found]
@@ -112,21 +110,13 @@ class ArrayRows:
         rows = slice(window.score_from + first, window.score_from + last)
         part = self._values[(window.number, rows) if len(self._values.shape) == 3 else rows]
         tensor = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
-        if self._are_probabilities:
-            return self._log_of(tensor, window.number, rows.start)
-        return tensor
-
-    def _log_of(self, probabilities: Tensor, window: int, first: int) -> Tensor:
-        exact = probabilities.double()
-        sums = exact.sum(dim=-1)
-        if bool((wrong := _not_distributions(exact, sums)).any()):
-            row = int(wrong.nonzero()[0])
-            raise SourceError(
-                f"{self._name}: row {first + row} of window {window} is not a probability "
-                f"distribution: it sums to {float(sums[row]):.6g}; say what the numbers are with "
-                "--values"
-            )
-        return exact.log()
+        if self._values_are == "logits":
+            return tensor
+        wrong = find_wrong_sum(tensor.detach(), self._values_are)
+        if wrong is not None:
+            where = f"{self._name}: row {rows.start + wrong.row} of window {window.number}"
+            raise SourceError(f"{where} {wrong.reason}")
+        return tensor.double().log() if self._values_are == "probs" else tensor
 
 
 def open_arrays(spec: str, options: LoadOptions) -> ArraySource:
@@ -142,7 +132,7 @@ def open_arrays(spec: str, options: LoadOptions) -> ArraySource:
     values, kind = _find_values(spec, arrays, options)
     _check_values(spec, values)
     if options.values == "auto":
-        _refuse_probabilities_named_logits(spec, values, kind)
+        _refuse_misnamed(spec, values, kind)
     tokens = _find_tokens(spec, arrays, options)
     if tokens is not None:
         tokens = _check_tokens(spec, tokens, values)
@@ -274,17 +264,21 @@ def _first_rows(values: StoredArray) -> Any:
     return values[(0, slice(0, 4)) if len(values.shape) == 3 else slice(0, 4)]
 
 
-def _not_distributions(exact: Tensor, sums: Tensor) -> Tensor:
-    return ~((sums - 1).abs() <= SUM_TOLERANCE) | (exact < 0).any(dim=-1)
-
-
-def _refuse_probabilities_named_logits(spec: str, values: StoredArray, kind: ValueKind) -> None:
-    """Probabilities taken for logits give plausible nonsense: nearly uniform distributions."""
-    first = torch.as_tensor(np.array(_first_rows(values).tolist())).double()
-    if kind != "probs" and not bool(_not_distributions(first, first.sum(dim=-1)).any()):
-        raise SourceError(
-            f"{spec}: the numbers look like probabilities, not {kind}; say which with --values"
-        )
+def _refuse_misnamed(spec: str, values: StoredArray, kind: ValueKind) -> None:
+    """Probabilities, or -ln p, taken for logits give plausible nonsense."""
+    rows = _first_rows(values)
+    first = rows.detach() if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows))
+    looks: dict[str, bool] = {
+        "probabilities": kind != "probs" and find_wrong_sum(first, "probs") is None,
+        "negative log-probabilities (-ln p)": bool((-first).amax(dim=-1).isfinite().all())
+        and find_wrong_sum(-first, "log_probs") is None,
+    }
+    for what, it_does in looks.items():
+        if it_does:
+            raise SourceError(
+                f"{spec}: the numbers look like {what}, not {kind}; say which with --values, or "
+                "save ln p"
+            )
 
 
 def _find_tokens(

@@ -94,7 +94,7 @@ class ShardRows:
         if self.kind == "logits":
             return self._read("logits", start, stop)
         ids, log_probs, log_rest = (self._read(name, start, stop) for name in TENSORS["topk"])
-        return TopBlock(ids, log_probs, log_rest, torch.full_like(ids[:, 0], ids.shape[1]))
+        return _block_of(ids, log_probs, log_rest)
 
     def _read(self, name: str, start: int, stop: int) -> Tensor:
         found = spans([span.rows for span in self._spans], start, stop)
@@ -104,6 +104,21 @@ class ShardRows:
                 for n, first, last in found
             ]
         )
+
+
+def _block_of(ids: Tensor, log_probs: Tensor, log_rest: Tensor) -> TopBlock:
+    """Recorded lists, whose numbers were rounded to the type that they are kept in."""
+    half = torch.finfo(log_probs.dtype).eps / 2
+    log_probs, log_rest = log_probs.double(), log_rest.double()
+    error = torch.where(log_probs.isfinite(), half * log_probs.abs(), 0.0)
+    return TopBlock(
+        ids=ids,
+        log_probs=log_probs,
+        error=error,
+        log_rest=log_rest * (1 - half),
+        log_least_rest=log_rest * (1 + half),
+        ranked=torch.full_like(ids[:, 0], ids.shape[1]),
+    )
 
 
 class Shards:
