@@ -111,6 +111,7 @@ def _judge(
         excluded=counts["excluded"] or 0,
         allow_excluded=judging.allow_excluded,
         lower_bounds=lower_bounds,
+        baseline_bounds=judging.baseline.report.lower_bounds if judging.baseline else (),
         confidence=judging.confidence,
         baseline=baseline,
         tokens=len(scores),

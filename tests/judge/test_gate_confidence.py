@@ -138,7 +138,7 @@ def test_a_failed_gate_beats_an_inconclusive_one() -> None:
 def test_without_an_interval_nothing_is_decided(metric: Metric) -> None:
     result = verdict("kl<=1", metric)
     assert result.verdict == "inconclusive"
-    assert "no interval" in str(result.reason)
+    assert "too short for an interval" in str(result.reason)
     assert result.more_tokens is None
 
 
