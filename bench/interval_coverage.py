@@ -111,7 +111,7 @@ def coverage(design: Design, replicates: int, seed: int) -> list[float]:
             holds(median, *quantile_interval(x, ordered, 0.5, clusters)),
             holds(p99, *quantile_interval(x, ordered, 0.99, clusters)),
             holds(SHARE, share["ci_low"], share["ci_high"]),
-            (clusters.lag1_correlation(x) or 0.0) > 2 / math.sqrt(len(clusters)),
+            (found["lag1_correlation"] or 0.0) > 2 / math.sqrt(len(clusters)),
         )
     return list(held / replicates)
 

@@ -83,7 +83,7 @@ def conclude(
         verdict=gate.overall(results),
         warnings=[
             *alignment.notices,
-            *find_notices(evaluation, counts, about_clusters, alignment.table.protocol),
+            *find_notices(evaluation, counts, about_clusters, metrics, alignment.table.protocol),
             *notices,
         ],
         until=judging.until.summary() if judging.until is not None else None,

@@ -68,7 +68,7 @@ def test_the_interval_of_a_report_grows_to_that_of_another_confidence(
 ) -> None:
     own, theirs = pieces(25, level=level), pieces(count, follow=follow)
     x, y = tokens(25, 0), tokens(count, 1, mean=3)
-    correlation = theirs.lag1_correlation(y)
+    correlation = theirs.lag1_correlation(theirs.sums(y))
     assert (correlation is None) is not follow
     told = {"count": count, "lag1_correlation": correlation}
     report = report_of("kl", mean_metric(y, theirs), told)
