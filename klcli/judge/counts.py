@@ -69,6 +69,7 @@ def describe_clusters(scores: TokenScores, clusters: Clusters) -> dict[str, Any]
     among = clusters.among(finite)
     return {
         "count": len(clusters),
+        "neighbours": clusters.has_neighbours,
         "lag1_correlation": among.lag1_correlation(among.sums(x)),
     }
 

@@ -23,6 +23,8 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 _GATE = re.compile(r"\s*(\w+)(?:\.(\w+))?\s*(<=|>=)\s*(\S+)\s*")
 _BASELINE = re.compile(r"(?:([^*]+)\*)?baseline")
 
+_MEANS = ("mean", "value", "net", "volume")
+"""Fields that are a mean over tokens, or follow from one."""
 _GROWING = ("mean", "min", "max", *QUANTILES)
 """Fields that are lower bounds where each token is one: no token can grow and they shrink."""
 
@@ -137,20 +139,24 @@ def interval_fields(gate: Gate, metrics: Mapping[str, Sequence[str]]) -> tuple[s
     Raises:
         UsageError: it has none.
     """
-    ends = ("low", "high")
-    if gate.relative and gate.field not in ("mean", "value"):
+    if gate.relative and gate.field not in _MEANS:
         raise UsageError(
-            f"--gate {gate.text!r}: with --gate-confidence only a mean or a value can be held "
-            "against a baseline"
+            f"--gate {gate.text!r}: with --gate-confidence only a mean, a value, or the net or "
+            "volume of flips can be held against a baseline"
         )
-    name = "ci" if gate.field in ("mean", "value") else gate.field
-    low, high = (f"{name}_{end}" for end in ends)
+    low, high = interval_of(gate)
     if low not in metrics[gate.metric]:
         raise UsageError(
             f"--gate {gate.text!r}: {gate.metric}.{gate.field} has no interval that a confidence "
             "could be held against; leave out --gate-confidence, or gate a mean or a quantile"
         )
     return low, high
+
+
+def interval_of(gate: Gate) -> tuple[str, str]:
+    """The names of the fields with the interval of a gate's number, where it has one."""
+    name = "ci" if gate.field in ("mean", "value") else gate.field
+    return f"{name}_low", f"{name}_high"
 
 
 def judge(
@@ -237,7 +243,7 @@ def _reach(gate: Gate, value: float, limit: float, ends: tuple[float, float]) ->
     other half tells how long the interval was.
     """
     halves, side = (value - ends[0], ends[1] - value), limit > value
-    is_mean = gate.field in ("mean", "value", "net")
+    is_mean = gate.field in _MEANS
     was_cut = is_mean and ends[side] in BOUNDS.get(gate.metric, ())
     return max(halves) if was_cut else halves[side]
 
@@ -246,8 +252,8 @@ def _interval(
     gate: Gate, metric: Metric, limit: float, rules: Rules
 ) -> tuple[float | None, float | None]:
     if not gate.relative:
-        name = "ci" if gate.field in ("mean", "value") else gate.field
-        return metric.get(f"{name}_low"), metric.get(f"{name}_high")
+        low, high = interval_of(gate)
+        return metric.get(low), metric.get(high)
     assert rules.baseline is not None
     assert rules.confidence is not None
     difference = rules.baseline.difference(gate, metric, rules.confidence)

@@ -226,6 +226,18 @@ def test_a_baseline_on_other_windows_is_held_against_without_pairs(
     assert "unpaired_baseline" in codes
 
 
+@pytest.mark.parametrize(
+    "number",
+    ["kl", "nll_candidate", "perplexity_candidate", "perplexity_ratio", "bits_per_byte_candidate",
+     "top1_agreement", "overlap_5", "delta_p_rms", "rank_candidate", "flips.volume"],
+)  # fmt: skip
+def test_a_run_is_surely_no_worse_than_itself(klcli: Run, saved: Path, number: str) -> None:
+    sure = ("--baseline", saved, "--gate-confidence", "0.95", "--format", "json")
+    gates = ("--gate", f"{number}<=1.001*baseline", "--gate", f"{number}>=0.999*baseline")
+    done = klcli("report", saved, *sure, *gates)
+    assert done.code == 0, report_of(done)["gates"]
+
+
 @pytest.mark.parametrize("confidence", [(), ("--gate-confidence", "0.95")])
 def test_a_baseline_of_top_tokens_passes_what_it_shows_and_no_more(
     klcli: Run, saved: Path, reference: Path, candidate: Path, corpus: Path, tmp_path: Path,
