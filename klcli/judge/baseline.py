@@ -69,18 +69,23 @@ class BaselineComparison:
         Paired: by what each token gives to it. Unpaired the two errors add up as squares.
         """
         number = token_mean(gate.metric, gate.field)
-        limit = gate.limit * (self.value(gate) or 0.0)
-        if self.others is None or (number.scale != "plain" and limit <= 0):
+        if self.others is None or (number.scale != "plain" and gate.limit <= 0):
             return self._unpaired(gate, metric, confidence)
         pairs = number.differences(self.scores, self.others, gate.limit)
         if pairs is None:
             return None
+        own = _interval(gate, metric)
+        if pairs.same and own is not None:  # so many times itself: as sure as it is
+            low, high = sorted((1 - gate.limit) * end for end in own)
+            return low, high
         clusters = replace(self.clusters, level=confidence).among(pairs.of)
         found = mean_with_error(pairs.d, clusters)
-        low, high = found["ci_low"], found["ci_high"]
-        if low is None or high is None:
+        if found["ci_low"] is None or found["ci_high"] is None:
             return None
-        low, high = (number.from_limit(end, limit, gate.limit) for end in (low, high))
+        limit = gate.limit * (self.value(gate) or 0.0)
+        low, high = (
+            number.from_limit(end, limit, gate.limit) for end in (found["ci_low"], found["ci_high"])
+        )
         return low, high
 
     def notices(self) -> list[Notice]:
@@ -125,6 +130,12 @@ class BaselineComparison:
         return low, high
 
 
+def _interval(gate: Gate, metric: Metric) -> tuple[float, float] | None:
+    """The interval of a gate's number, where both ends are known."""
+    low, high = (metric.get(name) for name in interval_of(gate))
+    return None if low is None or high is None else (low, high)
+
+
 def _degrees(clusters: Mapping[str, Any]) -> list[int]:
     """The degrees of freedom of a report's errors: by clusters, and by cosines where there are any.
 
@@ -157,10 +168,10 @@ def _half(
 
     Where both are cut off, half of the interval is that of the standard error.
     """
-    ends = [metric.get(name) for name in interval_of(gate)]
-    low, value, high = ends[0], metric.get(gate.field), ends[1]
-    if low is None or value is None or high is None:
+    ends, value = _interval(gate, metric), metric.get(gate.field)
+    if ends is None or value is None:
         return None
+    low, high = ends
     if logarithm:
         low, value, high = math.log(low), math.log(value), math.log(high)
     half = max(high - value, value - low)

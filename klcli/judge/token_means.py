@@ -45,7 +45,7 @@ class TokenMean:
         weight = {"plain": times, "exp": 1.0, "root": times**2}[self.scale]
         with np.errstate(invalid="ignore"):
             d = x - weight * y
-        return Pairs(d, both) if np.isfinite(d).all() else None
+        return Pairs(d, both, np.array_equal(x, y)) if np.isfinite(d).all() else None
 
     def _counts(self, scores: TokenScores) -> Bools:
         """The tokens over which the mean is taken."""
@@ -75,10 +75,14 @@ class TokenMean:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The terms of pairs of tokens, one less the other; and which of all tokens they are."""
+    """The terms of pairs of tokens, one less the other; and which of all tokens they are.
+
+    ``same``: both runs hold the same.
+    """
 
     d: Floats
     of: Bools
+    same: bool
 
 
 def token_mean(metric: str, field: str) -> TokenMean:

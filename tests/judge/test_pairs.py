@@ -119,6 +119,17 @@ def on_its_scale(number: str, x: float) -> float:
     return x * x if number.startswith("delta_p_rms") else x
 
 
+def test_nor_is_one_of_a_few_flips_or_of_equal_models() -> None:
+    """Whose number may not be told from 0, and is not below it."""
+    x = columns(7, paired=True)
+    few = np.arange(TOKENS) % 600 == 0
+    x["top1_reference"], x["top1_candidate"] = np.ones(TOKENS, int), np.where(few, 0, 1)
+    x["delta_p"] = x["kl"] = x["tv"] = np.zeros(TOKENS)
+    for number in ("flips.volume", "delta_p_rms", "kl", "tv", "top1_agreement"):
+        for text in ("<=1.001", ">=0.999", "<=1.0"):
+            assert held(f"{number}{text}*baseline", x, x).verdict == "pass", number
+
+
 @pytest.mark.parametrize(("number", "paired"), gateable())
 def test_the_interval_is_that_of_a_jackknife_of_the_difference(number: str, paired: bool) -> None:
     """Delete a cluster of both runs, each time, and work everything out anew."""
