@@ -26,8 +26,8 @@ ERROR_FIELDS = ("se", "ci_low", "ci_high", "design_effect", "n_eff", "lag1_corre
 def mean_with_error(x: npt.NDArray[Any], clusters: Clusters) -> Metric:
     """Mean with its clustered error; the design effect is that to the error of lone tokens.
 
-    Var = Var(Σ_i(x_i - m)) / N²: see ``Clusters.variance``. n_eff = N / design effect, and never
-    more than N: see ``StandardError``.
+    Var = Var(Σ_i(x_i - m)) / N²: see ``Clusters.variance``. n_eff = N / design effect. Where all
+    clusters are alike both are those of lone tokens.
     """
     mean = float(x.mean()) if np.isfinite(x).all() else _mean_of_extended(x)
     metric: Metric = {"mean": mean, **dict.fromkeys(ERROR_FIELDS)}
@@ -50,7 +50,7 @@ def _told(error: StandardError, sums: Floats, clusters: Clusters) -> Metric:
     return {
         "se": error.value,
         "design_effect": error.design_effect,
-        "n_eff": clusters.tokens / max(error.design_effect or 1.0, 1.0),
+        "n_eff": clusters.tokens * error.share_of_tokens,
         "lag1_correlation": None if error.is_tied else clusters.lag1_correlation(sums),
     }
 
@@ -96,7 +96,7 @@ def share_error(hits: npt.NDArray[Any], clusters: Clusters) -> StandardError:
     n = clusters.tokens
     share = float(hits.sum()) / n
     independent = math.sqrt(share * (1 - share) / (n - 1))
-    return standard_error(hits - share * clusters.sizes, independent, clusters)
+    return standard_error(hits - share * clusters.sizes, independent, clusters, counted=True)
 
 
 def wilson(share: float, n: float, z: float) -> tuple[float, float]:

@@ -14,9 +14,10 @@ _ROUNDING = 1e-12
 class StandardError:
     """The error of a mean: by clusters, of ``independent`` tokens, and by cosines.
 
-    Few clusters may tie, and say that there is no error at all: it is never taken to be smaller
-    than that of independent tokens. Where few clusters follow on each other there is one by cosines
-    too, with degrees of freedom of its own: an interval is the wider of both, and a p the larger.
+    Few clusters may tie, and say that there is no error at all. It is then that of independent
+    tokens, and where tokens are ``counted`` never smaller: counts tie, or nearly do, by chance.
+    Where few clusters follow on each other there is one by cosines too, with degrees of freedom of
+    its own: an interval is the wider of both, and a p the larger.
     """
 
     clustered: float
@@ -24,11 +25,18 @@ class StandardError:
     independent: float
     cosines: float = 0.0
     cosine_degrees: int = 1
+    counted: bool = False
 
     @property
     def value(self) -> float:
         """The error that is told."""
-        return max(self.clustered, self.independent)
+        floor = self.independent if self.counted or self.is_tied else 0.0
+        return max(self.clustered, floor)
+
+    @property
+    def share_of_tokens(self) -> float:
+        """How many independent tokens tell as much as one of these does."""
+        return (self.independent / self.value) ** 2 if self.value > 0 else 1.0
 
     @property
     def design_effect(self) -> float | None:
@@ -60,10 +68,13 @@ class StandardError:
         return max(by_clusters, two_sided_p(mean / self.cosines, self.cosine_degrees))
 
 
-def standard_error(sums: Floats, independent: float, clusters: Clusters) -> StandardError:
+def standard_error(
+    sums: Floats, independent: float, clusters: Clusters, *, counted: bool = False
+) -> StandardError:
     """The error of a mean, by the sums of its residuals over each cluster.
 
-    ``independent`` is what it would be if no token told anything of another.
+    ``independent`` is what it would be if no token told anything of another, ``counted`` whether
+    it is a mean of counts.
     """
     variance, degrees = clusters.variance_by_cosines(sums) or (0.0, 1)
     return StandardError(
@@ -72,4 +83,5 @@ def standard_error(sums: Floats, independent: float, clusters: Clusters) -> Stan
         independent=independent,
         cosines=math.sqrt(variance) / clusters.tokens,
         cosine_degrees=degrees,
+        counted=counted,
     )

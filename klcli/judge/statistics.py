@@ -283,7 +283,8 @@ def _net(flips: npt.NDArray[np.int8], volume: Metric, clusters: Clusters) -> Met
         return {"net": net}
     if count == 0:
         return {"net": net, "net_low": -most, "net_high": most, "p": 1.0}
-    error = standard_error(clusters.sums(flips, net), math.sqrt(count) / len(flips), clusters)
+    mcnemar = math.sqrt(count) / len(flips)
+    error = standard_error(clusters.sums(flips, net), mcnemar, clusters, counted=True)
     half, (least, largest) = error.half_width(clusters.level), BOUNDS["flips"]
     ends = {"net_low": max(least, net - half), "net_high": min(largest, net + half)}
     return {"net": net, **ends, "p": error.p(net)}

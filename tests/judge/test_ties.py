@@ -1,4 +1,4 @@
-"""Clusters that happen to tie are no certainty: no error is below that of independent tokens."""
+"""Clusters that happen to tie are no certainty: their error is that of independent tokens."""
 
 import math
 from collections.abc import Sequence
@@ -64,7 +64,9 @@ COLUMNS = ("kl", "tv", "overlap_5", "nll_candidate", "rank_reference", "delta_p"
 
 @pytest.mark.parametrize("count", [2, 5, 40])
 @pytest.mark.parametrize("column", COLUMNS)
-def test_no_error_of_a_mean_is_below_that_of_independent_tokens(column: str, count: int) -> None:
+def test_means_of_clusters_that_tie_have_the_error_of_independent_tokens(
+    column: str, count: int
+) -> None:
     x = np.linspace(0, 1, SIZE) ** 2
     found = summary(count, **{column: x.tolist()})[column]
     independent = np.tile(x, count).std(ddof=1) / math.sqrt(count * SIZE)
@@ -75,7 +77,7 @@ def test_no_error_of_a_mean_is_below_that_of_independent_tokens(column: str, cou
 
 
 @pytest.mark.parametrize("count", [2, 5, 40])
-def test_nor_is_that_of_any_number_that_follows_from_one(count: int) -> None:
+def test_so_has_any_number_that_follows_from_one(count: int) -> None:
     x = np.linspace(0, 1, SIZE) ** 2
     agrees = [0] * 10 + [1] * 40
     found = summary(
