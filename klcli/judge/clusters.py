@@ -24,6 +24,8 @@ LEVEL = 0.95
 """How sure an interval is where nothing else is asked for."""
 DOCUMENTS_ENOUGH = 20
 MOST_RUNS = 32
+COSINES_BELOW = 30
+"""With fewer clusters that follow on each other, errors are taken by cosines as well."""
 
 
 def cluster_windows(document: Ints) -> Ints:
@@ -60,6 +62,16 @@ def degrees_of_freedom(clusters: int, *, neighbours: bool) -> int:
     """
     free = clusters - 1
     return max(1, free // 2) if neighbours else free
+
+
+def cosine_degrees(clusters: int, *, neighbours: bool) -> int | None:
+    """Degrees of freedom of an error by cosines, their number; None where it is not taken.
+
+    A fifth of the clusters, from 3 to 8, and fewer than there are clusters.
+    """
+    if not neighbours or not 1 < clusters < COSINES_BELOW:
+        return None
+    return min(clusters - 1, max(3, min(8, clusters // 5)))
 
 
 @dataclass(frozen=True)
@@ -138,15 +150,30 @@ class Clusters:
         neighbours = float((sums[1:] * sums[:-1])[pairs].sum()) + int(pairs.sum()) * own / g**2
         return g / (g - 1) * (own + 2 * max(neighbours, 0.0))
 
-    def lag1_correlation(self, x: Floats) -> float | None:
-        """How the means of ``x`` over clusters correlate with those of the clusters they follow.
+    def variance_by_cosines(self, sums: Floats) -> tuple[float, int] | None:
+        """The variance of a total by equal-weighted cosines, and its degrees of freedom.
+
+        G times the mean square of the projections of the sums s_g on sqrt(2/G)·cos(πj(g - 1/2)/G),
+        j = 1 … ν: what varies slowly, whichever lags correlate (Lazarus, Lewis, Stock and Watson
+        2018). None where it is not taken: see ``cosine_degrees``.
+        """
+        g = len(self)
+        count = cosine_degrees(g, neighbours=self.has_neighbours)
+        if count is None:
+            return None
+        waves = np.outer(np.arange(1, count + 1), np.arange(g) + 0.5) * (math.pi / g)
+        projections = math.sqrt(2 / g) * np.cos(waves) @ sums[self.sizes > 0]
+        return g * float((projections**2).mean()), count
+
+    def lag1_correlation(self, sums: Floats) -> float | None:
+        """How the means over clusters, by their sums, correlate with those that they follow.
 
         None where no cluster follows on another, or all means are alike.
         """
         if not self.has_neighbours:
             return None
         present = self.sizes > 0
-        means = self.sums(x) / np.maximum(self.sizes, 1)
+        means = sums / np.maximum(self.sizes, 1)
         deviations = np.where(present, means - means[present].mean(), 0.0)
         spread = float((deviations**2).mean()) * len(present) / len(self)
         together = float((deviations[1:] * deviations[:-1])[self._pairs].mean())

@@ -83,7 +83,7 @@ def conclude(
         verdict=gate.overall(results),
         warnings=[
             *alignment.notices,
-            *find_notices(evaluation, counts, about_clusters, alignment.table.protocol),
+            *find_notices(evaluation, counts, about_clusters, metrics, alignment.table.protocol),
             *notices,
         ],
         until=judging.until.summary() if judging.until is not None else None,
@@ -111,6 +111,7 @@ def _judge(
         excluded=counts["excluded"] or 0,
         allow_excluded=judging.allow_excluded,
         lower_bounds=lower_bounds,
+        baseline_bounds=judging.baseline.report.lower_bounds if judging.baseline else (),
         confidence=judging.confidence,
         baseline=baseline,
         tokens=len(scores),

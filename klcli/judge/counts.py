@@ -66,9 +66,11 @@ def describe_clusters(scores: TokenScores, clusters: Clusters) -> dict[str, Any]
     column = "kl" if scores.paired else "nll"
     finite = np.concatenate([np.isfinite(part[column]) for _, part in scores.blocks()])
     x = np.concatenate([part[column][finite[rows]] for rows, part in scores.blocks()])
+    among = clusters.among(finite)
     return {
         "count": len(clusters),
-        "lag1_correlation": clusters.among(finite).lag1_correlation(x),
+        "neighbours": clusters.has_neighbours,
+        "lag1_correlation": among.lag1_correlation(among.sums(x)),
     }
 
 

@@ -4,7 +4,8 @@ A gate such as ``kl.p99<=0.5`` passes when the comparison is true, so a NaN fail
 confidence the point estimate decides: the corpus is the population, and the answer can be had
 again. With one the whole interval must lie inside the limit to pass, and wholly outside to fail;
 between the two a gate is inconclusive. A limit may be relative, as in ``kl.mean<=1.1*baseline``: to
-the same number of an earlier run.
+the same number of an earlier run. A number that is only a lower bound can be shown to be above a
+limit, and never to be below it: a gate that this leaves open fails.
 """
 
 import math
@@ -15,12 +16,17 @@ from typing import Literal, Protocol
 
 from klcli.errors import UsageError
 from klcli.judge.intervals import Metric
-from klcli.judge.statistics import BOUNDS
+from klcli.judge.statistics import BOUNDS, QUANTILES
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 _GATE = re.compile(r"\s*(\w+)(?:\.(\w+))?\s*(<=|>=)\s*(\S+)\s*")
 _BASELINE = re.compile(r"(?:([^*]+)\*)?baseline")
+
+_MEANS = ("mean", "value", "net", "volume")
+"""Fields that are a mean over tokens, or follow from one."""
+_GROWING = ("mean", "min", "max", *QUANTILES)
+"""Fields that are lower bounds where each token is one: no token can grow and they shrink."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,14 +88,16 @@ class Baseline(Protocol):
 class Rules:
     """How gates are judged.
 
-    ``excluded`` tokens fail a gate unless ``allow_excluded``; of a metric among ``lower_bounds`` it
-    cannot be shown that it is below a limit. With a ``confidence`` intervals decide, which
-    ``metrics`` must have at that level. ``tokens`` is how many were scored.
+    ``excluded`` tokens fail a gate unless ``allow_excluded``. The metrics among ``lower_bounds``
+    are at least what was measured, and those among ``baseline_bounds`` were in the baseline. With a
+    ``confidence`` intervals decide, which ``metrics`` must have at that level. ``tokens`` is how
+    many were scored.
     """
 
     excluded: int
     allow_excluded: bool
     lower_bounds: Sequence[str] = ()
+    baseline_bounds: Sequence[str] = ()
     confidence: float | None = None
     baseline: Baseline | None = None
     tokens: int = 0
@@ -131,20 +139,24 @@ def interval_fields(gate: Gate, metrics: Mapping[str, Sequence[str]]) -> tuple[s
     Raises:
         UsageError: it has none.
     """
-    ends = ("low", "high")
-    if gate.relative and gate.field not in ("mean", "value"):
+    if gate.relative and gate.field not in _MEANS:
         raise UsageError(
-            f"--gate {gate.text!r}: with --gate-confidence only a mean or a value can be held "
-            "against a baseline"
+            f"--gate {gate.text!r}: with --gate-confidence only a mean, a value, or the net or "
+            "volume of flips can be held against a baseline"
         )
-    name = "ci" if gate.field in ("mean", "value") else gate.field
-    low, high = (f"{name}_{end}" for end in ends)
+    low, high = interval_of(gate)
     if low not in metrics[gate.metric]:
         raise UsageError(
             f"--gate {gate.text!r}: {gate.metric}.{gate.field} has no interval that a confidence "
             "could be held against; leave out --gate-confidence, or gate a mean or a quantile"
         )
     return low, high
+
+
+def interval_of(gate: Gate) -> tuple[str, str]:
+    """The names of the fields with the interval of a gate's number, where it has one."""
+    name = "ci" if gate.field in ("mean", "value") else gate.field
+    return f"{name}_low", f"{name}_high"
 
 
 def judge(
@@ -169,7 +181,7 @@ def _judge_one(gate: Gate, metric: Metric, rules: Rules) -> GateResult:
     limit = _limit_of(gate, rules.baseline)
     result = GateResult(
         gate=gate.text,
-        value=metric[gate.field],
+        value=metric.get(gate.field),
         limit=math.nan if limit is None else limit,
         verdict="fail",
     )
@@ -231,7 +243,7 @@ def _reach(gate: Gate, value: float, limit: float, ends: tuple[float, float]) ->
     other half tells how long the interval was.
     """
     halves, side = (value - ends[0], ends[1] - value), limit > value
-    is_mean = gate.field in ("mean", "value", "net")
+    is_mean = gate.field in _MEANS
     was_cut = is_mean and ends[side] in BOUNDS.get(gate.metric, ())
     return max(halves) if was_cut else halves[side]
 
@@ -240,8 +252,8 @@ def _interval(
     gate: Gate, metric: Metric, limit: float, rules: Rules
 ) -> tuple[float | None, float | None]:
     if not gate.relative:
-        name = "ci" if gate.field in ("mean", "value") else gate.field
-        return metric.get(f"{name}_low"), metric.get(f"{name}_high")
+        low, high = interval_of(gate)
+        return metric.get(low), metric.get(high)
     assert rules.baseline is not None
     assert rules.confidence is not None
     difference = rules.baseline.difference(gate, metric, rules.confidence)
@@ -268,16 +280,42 @@ def _unknown(gate: Gate, value: float | None, limit: float | None) -> str | None
 
 
 def _doubt(gate: Gate, rules: Rules, result: GateResult) -> str | None:
-    """Why a gate cannot pass although its comparison is true."""
-    if result.value is None or not gate.holds(result.value, result.limit):
-        return None
-    if rules.excluded and not rules.allow_excluded:
+    """Why a gate fails although its comparison is true, or although the truth may be otherwise."""
+    assert result.value is not None
+    holds = gate.holds(result.value, result.limit)
+    if holds and rules.excluded and not rules.allow_excluded:
         return (
             f"{rules.excluded} tokens are excluded (NaN or +inf); --allow-excluded lets them pass"
         )
-    if gate.metric in rules.lower_bounds and gate.operator == "<=":
-        return f"{gate.metric} is only known to be at least this: the limit cannot be shown to hold"
-    return None
+    return _open(gate, rules, holds=holds)
+
+
+def _open(gate: Gate, rules: Rules, *, holds: bool) -> str | None:
+    """Why lower bounds leave open on which side of its limit a number lies; None where they do not.
+
+    A number that is a lower bound may be higher. A limit that is a multiple of one may be higher
+    too, and where the multiple is negative it may be lower.
+    """
+    here = gate.metric in rules.lower_bounds
+    there = gate.relative and gate.metric in rules.baseline_bounds and gate.limit != 0
+    is_below = holds if gate.operator == "<=" else not holds
+    may_rise, may_sink = here or (there and gate.limit < 0), there and gate.limit > 0
+    if gate.field in _GROWING and not (may_rise if is_below else may_sink):
+        return None
+    return why_open(gate, holds=holds, here=here, there=there) if here or there else None
+
+
+def why_open(gate: Gate, *, holds: bool, here: bool = True, there: bool = False) -> str:
+    """What cannot be shown, because the number is a lower bound ``here`` or in the baseline."""
+    where = "this" if here else "it was in the baseline"
+    also = ", and was so in the baseline" if here and there else ""
+    if gate.field not in _GROWING:
+        return f"{gate.metric} is only known to be at least {where}{also}: its {gate.field} is open"
+    shown = "the limit cannot be shown to hold" if holds else "it may lie on the other side"
+    return (
+        f"{gate.metric} is only known to be at least {where}{also}: {shown}; compare whole "
+        "distributions, not lists of top tokens"
+    )
 
 
 def _limit(text: str) -> tuple[float | None, bool]:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klcli.judge.clusters import Bools, Clusters, Floats
-from klcli.judge.student import student_t
+from klcli.judge.standard_error import StandardError, standard_error
 from klcli.measure.scores import blocks
 
 Metric = dict[str, float | None]
@@ -20,34 +20,38 @@ UNBOUNDED: Bounds = (-math.inf, math.inf)
 ROUNDING = 1e-6
 """How far beyond its bounds the rounding of a kernel may take a number."""
 
-ERROR_FIELDS = ("se", "ci_low", "ci_high", "design_effect", "n_eff")
-
-
-def half_width(error: float, clusters: Clusters) -> float:
-    """Half of the interval around an estimate with that standard error, by Student's t."""
-    return -student_t((1 - clusters.level) / 2, clusters.degrees) * error
+ERROR_FIELDS = ("se", "ci_low", "ci_high", "design_effect", "n_eff", "lag1_correlation")
 
 
 def mean_with_error(x: npt.NDArray[Any], clusters: Clusters) -> Metric:
     """Mean with its clustered error; the design effect is that to the error of lone tokens.
 
-    Var = Var(Σ_i(x_i - m)) / N²: see ``Clusters.variance``. n_eff = N / design effect.
+    Var = Var(Σ_i(x_i - m)) / N²: see ``Clusters.variance``. n_eff = N / design effect. Where all
+    clusters are alike both are those of lone tokens.
     """
     mean = float(x.mean()) if np.isfinite(x).all() else _mean_of_extended(x)
     metric: Metric = {"mean": mean, **dict.fromkeys(ERROR_FIELDS)}
-    n = len(x)
     if len(clusters) < 2 or not math.isfinite(mean):
         return metric
-    variance = clusters.variance(clusters.sums(x, shift=mean)) / n**2
-    squares = sum(float(((x[start:stop] - mean) ** 2).sum()) for start, stop in blocks(n))
-    independent = squares / (n - 1) / n
-    half = half_width(math.sqrt(variance), clusters)
-    return metric | {
-        "se": math.sqrt(variance),
-        "ci_low": mean - half,
-        "ci_high": mean + half,
-        "design_effect": variance / independent if independent > 0 else None,
-        "n_eff": n * independent / variance if variance > 0 else None,
+    sums = clusters.sums(x, shift=mean)
+    error = standard_error(sums, _independent_error(x, mean), clusters)
+    half = error.half_width(clusters.level)
+    return metric | _told(error, sums, clusters) | {"ci_low": mean - half, "ci_high": mean + half}
+
+
+def _independent_error(x: npt.NDArray[Any], mean: float) -> float:
+    """The error of a mean of independent tokens."""
+    squares = sum(float(((x[start:stop] - mean) ** 2).sum()) for start, stop in blocks(len(x)))
+    return math.sqrt(squares / (len(x) - 1) / len(x))
+
+
+def _told(error: StandardError, sums: Floats, clusters: Clusters) -> Metric:
+    """What is told of an error; ``sums`` are those of the residuals over each cluster."""
+    return {
+        "se": error.value,
+        "design_effect": error.design_effect,
+        "n_eff": clusters.tokens * error.share_of_tokens,
+        "lag1_correlation": None if error.is_tied else clusters.lag1_correlation(sums),
     }
 
 
@@ -75,29 +79,24 @@ def proportion(hits: Bools, clusters: Clusters) -> Metric:
     tell the design effect by, and n_eff is N: seeing nothing is not certainty. The quantile
     of t stands in the place of the normal one, because the design effect is an estimate.
     """
-    n, share = len(hits), float(hits.mean())
+    share = float(hits.mean())
     metric: Metric = {"value": share, **dict.fromkeys(ERROR_FIELDS)}
     if len(clusters) < 2:
         return metric
-    variance, effect = share_error(clusters.counts(hits), clusters)
-    n_eff = n / max(effect or 1.0, 1.0)
-    low, high = wilson(share, n_eff, half_width(1.0, clusters))
-    return metric | {
-        "se": math.sqrt(variance),
-        "ci_low": low,
-        "ci_high": high,
-        "design_effect": effect,
-        "n_eff": n_eff,
-    }
+    counts = clusters.counts(hits)
+    error = share_error(counts, clusters)
+    told = _told(error, counts - share * clusters.sizes, clusters)
+    assert told["n_eff"] is not None
+    low, high = wilson(share, told["n_eff"], error.quantile(clusters.level))
+    return metric | told | {"ci_low": low, "ci_high": high}
 
 
-def share_error(hits: npt.NDArray[Any], clusters: Clusters) -> tuple[float, float | None]:
-    """Variance and design effect of a share, by the hits of each cluster; None where all alike."""
+def share_error(hits: npt.NDArray[Any], clusters: Clusters) -> StandardError:
+    """The error of a share, by the hits of each cluster."""
     n = clusters.tokens
     share = float(hits.sum()) / n
-    variance = clusters.variance(hits - share * clusters.sizes) / n**2
-    independent = share * (1 - share) / (n - 1)
-    return variance, variance / independent if independent > 0 else None
+    independent = math.sqrt(share * (1 - share) / (n - 1))
+    return standard_error(hits - share * clusters.sizes, independent, clusters, counted=True)
 
 
 def wilson(share: float, n: float, z: float) -> tuple[float, float]:
@@ -126,11 +125,11 @@ def quantile_interval(
     if len(clusters) < 2:
         return None, None
     q = quantile(ordered, share)
-    _, effect = share_error(clusters.counts(x > q), clusters)
-    if effect is None:
-        _, effect = share_error(clusters.counts(x < q), clusters)
-    error = math.sqrt(max(effect or 1.0, 1.0) * share * (1 - share) / (len(x) - 1))
-    half = half_width(error, clusters)
+    error = share_error(clusters.counts(x > q), clusters)
+    if error.design_effect is None:
+        error = share_error(clusters.counts(x < q), clusters)
+    widening = math.sqrt(max(error.design_effect or 1.0, 1.0)) * error.quantile(clusters.level)
+    half = widening * math.sqrt(share * (1 - share) / (len(x) - 1))
     low = quantile(ordered, share - half) if share >= half else None
     return low, quantile(ordered, share + half) if share + half <= 1 else None
 

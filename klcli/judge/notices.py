@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from klcli.errors import Notice
+from klcli.judge.intervals import Metric
 from klcli.measure.gathered import Evaluation
 
 PADDED_MASS = 1e-6
@@ -20,18 +21,19 @@ def find_notices(
     evaluation: Evaluation,
     counts: Mapping[str, int | None],
     clusters: Mapping[str, Any],
+    metrics: Mapping[str, Metric],
     protocol: Mapping[str, Any],
 ) -> list[Notice]:
     """Every notice that a run deserves.
 
-    ``counts``, ``clusters`` and ``protocol`` are those of the report.
+    ``counts``, ``clusters``, ``metrics`` and ``protocol`` are those of the report.
     """
     found = [
         *_excluded(counts),
         *_infinite(counts),
         *_padded_mass(evaluation),
         *_few_clusters(clusters["count"]),
-        *_correlated(clusters["count"], clusters["lag1_correlation"]),
+        *_correlated(clusters, metrics),
         *_lists(evaluation),
         *_truncated(evaluation),
         *_approximate(protocol),
@@ -87,13 +89,20 @@ def _few_clusters(clusters: int) -> Found:
         )
 
 
-def _correlated(clusters: int, correlation: float | None) -> Found:
-    """Neighbours correlate more than chance would have it: beyond two standard errors."""
-    if correlation is not None and correlation > 2 / math.sqrt(clusters):
+def _correlated(clusters: Mapping[str, Any], metrics: Mapping[str, Metric]) -> Found:
+    """Metrics whose neighbours correlate more than chance would have it: beyond two errors."""
+    first = next(iter(metrics))  # KL or NLL, of whose finite tokens the clusters tell
+    found = {first: clusters["lag1_correlation"]}
+    for name, metric in metrics.items():
+        if (own := metric.get("lag1_correlation")) is not None:
+            found[name] = own
+    most = 2 / math.sqrt(clusters["count"])
+    beyond = [f"{name} {one:.2f}" for name, one in found.items() if one and one > most]
+    if beyond:
         yield (
             "correlated",
-            f"neighbouring pieces of the text correlate ({correlation:.2f}): intervals may be too "
-            "narrow; give more text, or many documents",
+            f"neighbouring pieces of the text correlate ({', '.join(beyond)}): intervals of these "
+            "may be too narrow; give more text, or many documents",
         )
 
 

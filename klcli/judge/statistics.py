@@ -18,14 +18,13 @@ from klcli.judge.intervals import (
     UNBOUNDED,
     Bounds,
     Metric,
-    half_width,
     mean_with_error,
     proportion,
     quantile,
     quantile_interval,
     within,
 )
-from klcli.judge.student import two_sided_p
+from klcli.judge.standard_error import standard_error
 from klcli.measure.scores import SIDES, TokenScores
 
 QUANTILES = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
@@ -184,7 +183,8 @@ class _View:
 
 
 def _compare(view: _View) -> dict[str, Metric]:
-    metrics = {name: view.mean(name) for name in ("kl", "kl_reverse", "jsd", "tv", "overlap_5")}
+    metrics = {name: view.mean(name) for name in ("kl", "kl_reverse", "jsd", "tv")}
+    metrics["overlap_5"] = _overlap(view)
     for name in ("nll_difference", "delta_p"):
         metrics[name] = view.mean_at_target(name)
     for side in SIDES:
@@ -224,6 +224,21 @@ def _agreement(view: _View) -> Metric:
     return proportion(same, view.usable_clusters) if len(same) else dict.fromkeys(PROPORTION_FIELDS)
 
 
+def _overlap(view: _View) -> Metric:
+    """A mean of counts, k of 5. Where all tokens are alike that is no certainty.
+
+    Its interval is then as long as that of a share of which all tokens are hits.
+    """
+    metric = view.mean("overlap_5")
+    mean = metric["mean"]
+    if mean is None or metric["ci_low"] is None or metric["min"] != metric["max"]:
+        return metric
+    alike = proportion(np.ones(view.usable_clusters.tokens, np.bool_), view.usable_clusters)
+    reach = 1 - (alike["ci_low"] or 0.0)
+    ends: Metric = {"ci_low": mean - reach, "ci_high": mean + reach}
+    return within(metric | ends, BOUNDS["overlap_5"], (mean, mean))
+
+
 def _delta_p_rms(view: _View) -> Metric:
     """√mean(Δp²), with the error se(mean Δp²) / (2 · RMS) that follows by the delta method."""
     metric: Metric = dict.fromkeys(VALUE_FIELDS)
@@ -233,11 +248,11 @@ def _delta_p_rms(view: _View) -> Metric:
         return metric
     mean = mean_with_error(squares, view.known_clusters)
     rms = math.sqrt(float(squares.mean()))
-    if mean["se"] is None or rms == 0:
+    if mean["se"] is None or mean["ci_high"] is None or rms == 0:
         return metric | {"value": rms}
-    error = mean["se"] / (2 * rms)
-    half = half_width(error, view.known_clusters)
-    metric = {"value": rms, "se": error, "ci_low": max(0.0, rms - half), "ci_high": rms + half}
+    half = (mean["ci_high"] - float(squares.mean())) / (2 * rms)
+    ends = {"ci_low": max(0.0, rms - half), "ci_high": rms + half}
+    metric |= {"value": rms, "se": mean["se"] / (2 * rms)} | ends
     return within(metric, BOUNDS["delta_p_rms"], (0.0, math.sqrt(float(squares.max()))))
 
 
@@ -249,36 +264,35 @@ def _flips(view: _View) -> Metric:
     reference, candidate = (view.where(_predicts(side), view.known) for side in SIDES)
     lost, gained = reference & ~candidate, ~reference & candidate
     volume = proportion(lost | gained, view.known_clusters)
-    net = mean_with_error(gained.astype(np.int8) - lost, view.known_clusters)
-    net = within(net, BOUNDS["flips"], BOUNDS["flips"])
     metric |= {"lost": int(lost.sum()), "gained": int(gained.sum())}
-    metric |= {"net": net["mean"], "volume": volume["value"]}
+    metric |= {"volume": volume["value"]}
     metric |= {"volume_low": volume["ci_low"], "volume_high": volume["ci_high"]}
-    return metric | _direction(net, volume, view.known_clusters)
+    return metric | _net(gained.astype(np.int8) - lost, volume, view.known_clusters)
+
+
+def _net(flips: npt.NDArray[np.int8], volume: Metric, clusters: Clusters) -> Metric:
+    """The net of flips (-1, 0, 1), its interval, and how probable it is without a direction.
+
+    t of the paired difference over its error, which is the clustered one, or that of McNemar's
+    test, √(lost + gained) / N, if that is larger: tokens stand together, and few clusters may tie.
+    Without a flip there is no error, and the net is known no better than that there are few flips.
+    """
+    net, count = float(flips.mean()), np.count_nonzero(flips)
+    most = volume["ci_high"]
+    if len(clusters) < 2 or most is None:
+        return {"net": net}
+    if count == 0:
+        return {"net": net, "net_low": -most, "net_high": most, "p": 1.0}
+    mcnemar = math.sqrt(count) / len(flips)
+    error = standard_error(clusters.sums(flips, net), mcnemar, clusters, counted=True)
+    half, (least, largest) = error.half_width(clusters.level), BOUNDS["flips"]
+    ends = {"net_low": max(least, net - half), "net_high": min(largest, net + half)}
+    return {"net": net, **ends, "p": error.p(net)}
 
 
 def _predicts(side: str) -> Callable[[TokenScores], Bools]:
     """Whether a side holds what came to be the most probable token."""
     return lambda part: part[f"top1_{side}"] == part["token_id"]
-
-
-def _direction(net: Metric, volume: Metric, clusters: Clusters) -> Metric:
-    """The interval of the net flips, and how probable such a net is if there is no direction.
-
-    t of the paired difference over its clustered error: McNemar's test for tokens that stand
-    together. Without a flip it has no error, and is known no better than that there are few flips.
-    """
-    mean, error, most = net["mean"], net["se"], volume["ci_high"]
-    if mean is None or error is None or most is None:
-        return {}
-    if error == 0 and mean == 0:
-        return {"net_low": -most, "net_high": most, "p": 1.0}
-    t = mean / error if error > 0 else math.inf
-    return {
-        "net_low": net["ci_low"],
-        "net_high": net["ci_high"],
-        "p": two_sided_p(t, clusters.degrees),
-    }
 
 
 def _transformed(mean: Metric, transform: Callable[[float], float]) -> Metric:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from klcli.errors import UsageError
-from klcli.judge.gate import Gate, GateResult
+from klcli.judge.gate import Gate, GateResult, why_open
 from klcli.judge.sequential import Band, Drawn, decide
 from klcli.judge.statistics import BOUNDS
 from klcli.measure.gathered import ScoredBatch
@@ -44,7 +44,7 @@ class Until:
         alpha: the probability of a wrong decision.
         kl_bound: the most nats that a token's KL can be, where the user knows such a bound.
         lower_bounds: metrics that are only known to be at least what is measured: that one is below
-            a limit cannot be shown.
+            a limit cannot be shown, and a gate that this leaves open fails.
         table: the text, all of its windows.
     """
 
@@ -90,9 +90,12 @@ class Until:
         """Whether a gate is known to hold, or not to; None while that is open."""
         if self.excluded:
             return False
-        if gate.metric in self.lower_bounds and gate.operator == "<=":
-            return False
-        return decide(self.band(gate.metric), gate.operator, gate.limit)
+        decided = decide(self.band(gate.metric), gate.operator, gate.limit)
+        return False if self._is_never_shown(gate, decided) else decided
+
+    def _is_never_shown(self, gate: Gate, decided: bool | None) -> bool:
+        """Whether a gate can never pass, as a limit above a lower bound cannot."""
+        return gate.metric in self.lower_bounds and gate.operator == "<=" and decided is not False
 
     def band(self, metric: str) -> Band:
         """What is known of a metric's mean over the whole text."""
@@ -122,12 +125,12 @@ class Until:
     def _reason(self, gate: Gate) -> str | None:
         if self.excluded:
             return "tokens are excluded (NaN or +inf), and no mean over the text can be known"
-        if gate.metric in self.lower_bounds and gate.operator == "<=":
-            return (
-                f"{gate.metric} is only known to be at least this: the limit cannot be shown to "
-                "hold"
-            )
-        return None
+        if gate.metric not in self.lower_bounds:
+            return None
+        decided = decide(self.band(gate.metric), gate.operator, gate.limit)
+        if self._is_never_shown(gate, decided):
+            return why_open(gate, holds=True)
+        return why_open(gate, holds=False) if decided is False and gate.operator == ">=" else None
 
     def _check_bound(self, batch: ScoredBatch) -> None:
         if self.kl_bound is None or "kl" not in self.drawn:

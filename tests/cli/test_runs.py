@@ -226,6 +226,43 @@ def test_a_baseline_on_other_windows_is_held_against_without_pairs(
     assert "unpaired_baseline" in codes
 
 
+@pytest.mark.parametrize(
+    "number",
+    ["kl", "nll_candidate", "perplexity_candidate", "perplexity_ratio", "bits_per_byte_candidate",
+     "top1_agreement", "overlap_5", "delta_p_rms", "rank_candidate", "flips.volume"],
+)  # fmt: skip
+def test_a_run_is_surely_no_worse_than_itself(klcli: Run, saved: Path, number: str) -> None:
+    sure = ("--baseline", saved, "--gate-confidence", "0.95", "--format", "json")
+    gates = ("--gate", f"{number}<=1.001*baseline", "--gate", f"{number}>=0.999*baseline")
+    done = klcli("report", saved, *sure, *gates)
+    assert done.code == 0, report_of(done)["gates"]
+
+
+@pytest.mark.parametrize("confidence", [(), ("--gate-confidence", "0.95")])
+def test_a_baseline_of_top_tokens_passes_what_it_shows_and_no_more(
+    klcli: Run, saved: Path, reference: Path, candidate: Path, corpus: Path, tmp_path: Path,
+    confidence: tuple[str, ...],
+) -> None:  # fmt: skip
+    top, bound = tmp_path / "top.rec", tmp_path / "bound.run"
+    kind = ("--kind", "topk", "--top-k", "20")
+    assert klcli("record", reference, corpus, "-o", top, *WINDOWS, *kind).code == 0
+    assert klcli("compare", top, candidate, "--run", bound).code == 0
+
+    def verdict(run: Path, baseline: Path, gate: str) -> tuple[int, bool]:
+        held = ("--baseline", baseline, "--gate", gate, *confidence, "--format", "json")
+        done = klcli("report", run, *held)
+        return done.code, "only known" in str(report_of(done)["gates"][0]["reason"])
+
+    assert verdict(saved, bound, "kl<=2*baseline") == (0, False)
+    assert verdict(saved, bound, "kl>=0.5*baseline") == (3, True)
+    assert verdict(bound, saved, "kl>=0.5*baseline") == (0, False)
+    assert verdict(bound, saved, "kl<=2*baseline") == (3, True)
+    for gate in ("kl<=2*baseline", "kl>=0.5*baseline", "kl<=0.5*baseline", "kl>=2*baseline"):
+        assert verdict(bound, bound, gate) == (3, True)
+    done = klcli("report", bound / "report.json", "--gate", "kl>=9", *confidence)
+    assert (done.code, "only known" in done.out) == (3, True)
+
+
 def test_a_baseline_of_another_command_is_a_usage_error(
     klcli: Run, saved: Path, reference: Path, corpus: Path
 ) -> None:

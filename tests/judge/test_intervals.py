@@ -9,7 +9,6 @@ from scipy import stats
 
 from klcli.judge.clusters import Clusters
 from klcli.judge.intervals import (
-    half_width,
     mean_with_error,
     proportion,
     quantile,
@@ -62,8 +61,10 @@ class TestMeans:
         for count in (2, 3, 4, 40):
             sizes = np.ones(count, dtype=int)
             clusters = Clusters(sizes, np.zeros(count, dtype=bool), level)
-            expected = 0.5 * stats.t.isf((1 - level) / 2, count - 1)
-            assert half_width(0.5, clusters) == pytest.approx(expected, rel=1e-12)
+            found = mean_with_error(np.arange(count) ** 2.0, clusters)
+            expected = number(found["se"]) * stats.t.isf((1 - level) / 2, count - 1)
+            half = number(found["ci_high"]) - number(found["mean"])
+            assert half == pytest.approx(expected, rel=1e-12)
 
 
 class TestProportions:
