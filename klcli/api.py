@@ -9,10 +9,10 @@ from os import fspath
 from typing import TYPE_CHECKING, Unpack
 
 from klcli import request
-from klcli.choices import RecordingChoice
+from klcli.choices import DEFAULT_TOP_K, RecordingChoice
 from klcli.judge.report import Report
 from klcli.request import AnyPath, CompareOptions, Paths, RunOptions
-from klcli.sources.options import DEFAULT_TOP_K, RecordingFormat
+from klcli.sources.options import RecordingFormat
 
 if TYPE_CHECKING:
     from klcli.sources.recording.writer import Recorded

@@ -6,6 +6,8 @@ stand beside what they mean, in ``text/protocols.py``.)
 
 from collections.abc import Mapping
 from dataclasses import Field, field, fields
+from numbers import Integral
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from klcli.errors import UsageError
@@ -35,6 +37,9 @@ ENDINGS: Mapping[str, Format] = {
 }
 """The format of a file by the ending of its name."""
 
+DEFAULT_OUTLIERS = 10
+DEFAULT_TOP_K = 1024
+
 
 def choices_of(annotation: Any) -> tuple[str, ...]:
     """The words of a ``Literal``, or of an optional one; none for any other type."""
@@ -60,15 +65,17 @@ def check_fields(request: Any) -> None:
 
 
 def check_value(option: str, value: Any, of: Field[Any]) -> None:
-    """Hold the value of an option against what the field of a request takes; None passes.
+    """Hold the value of an option against what the field of a request takes.
 
     Raises:
-        UsageError: it is not one of the choices, or too small.
+        UsageError: it is not one of the choices, not a whole number, or too small.
     """
     choices, least = choices_of(of.type), of.metadata.get("least")
-    if value is None:
+    if value is None and NoneType in get_args(of.type):
         return
     if choices and value not in choices:
         raise UsageError(f"{option} {value}: choose one of {', '.join(choices)}")
-    if least is not None and value < least:
-        raise UsageError(f"{option} must be at least {least}, not {value}")
+    if least is None:
+        return
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise UsageError(f"{option} must be at least {least}, a whole number, not {value!r}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, TypeVar
 
 from klcli.choices import (
+    DEFAULT_OUTLIERS,
     Bos,
     DocumentSplit,
     DtypeName,
@@ -32,15 +33,13 @@ from klcli.measure.shard import WHOLE, Shard, parse_shard
 from klcli.sources.kinds import kind_of
 from klcli.sources.options import LoadOptions, RecordingFormat
 from klcli.text.corpus import STDIN
-from klcli.text.protocols import ProtocolName
+from klcli.text.protocols import BASE_FILE_PROTOCOL, ProtocolName
 from klcli.text.scope import Scope
 
 Metrics = Mapping[str, tuple[str, ...]]
 AnyPath = str | os.PathLike[str]
 Paths = AnyPath | Sequence[AnyPath]
 Request = TypeVar("Request")
-
-DEFAULT_OUTLIERS = 10
 
 
 class RunOptions(TypedDict, total=False):
@@ -66,17 +65,17 @@ class RunOptions(TypedDict, total=False):
     trust_remote_code: bool
     compile: bool
     values: ValueChoice
-    token_ids: str | None
-    tokenizer: str | None
+    token_ids: AnyPath | None
+    tokenizer: AnyPath | None
     batch_tokens: int | None
     gates: Sequence[str]
     allow_excluded: bool
     gate_confidence: float | None
-    baseline: str | None
+    baseline: AnyPath | None
     until: str | None
     kl_bound: float | None
     seed: int
-    run: str | None
+    run: AnyPath | None
     shard: str | None
     progress: Progress | None
     status: Callable[[str], None] | None
@@ -100,8 +99,8 @@ class CompareOptions(RunOptions, total=False):
     candidate_revision: str | None
     reference_values: ValueChoice | None
     candidate_values: ValueChoice | None
-    reference_token_ids: str | None
-    candidate_token_ids: str | None
+    reference_token_ids: AnyPath | None
+    candidate_token_ids: AnyPath | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,16 +123,21 @@ class Limits:
 
     def __post_init__(self) -> None:
         confidence = self.gate_confidence
-        if confidence is not None and not 0.5 <= confidence < 1:
-            raise UsageError(f"--gate-confidence {confidence:g}: give 0.5 or more, and less than 1")
-        texts = [self.gates] if isinstance(self.gates, str) else self.gates
+        _check_confidence(confidence)
+        texts = (self.gates,) if isinstance(self.gates, str) else tuple(self.gates)
         gates = tuple(parse_gate(text, self.metrics) for text in texts)
         for gate in gates if confidence is not None else ():
             interval_fields(gate, self.metrics)
         relative = [gate.text for gate in gates if gate.relative]
         if relative and self.baseline is None:
             raise UsageError(f"--gate {relative[0]!r} refers to a baseline: give --baseline RUN")
+        object.__setattr__(self, "gates", texts)
         object.__setattr__(self, "parsed", gates)
+
+
+def _check_confidence(confidence: float | None) -> None:
+    if confidence is not None and not 0.5 <= confidence < 1:
+        raise UsageError(f"--gate-confidence {confidence:g}: give 0.5 or more, and less than 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +171,8 @@ class Keeping:
     part: Shard = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.run == "":
+            raise UsageError("--run '': name a folder")
         part = WHOLE if self.shard is None else parse_shard(self.shard)
         if self.shard is not None and self.run is None:
             raise UsageError("--shard is a part of a run that is joined later: give --run DIR too")
@@ -241,9 +247,10 @@ class Recording:
 
     def _check_base_file(self) -> None:
         scope = self.scope
-        if scope.protocol != "llama.cpp":
+        if scope.protocol != BASE_FILE_PROTOCOL:
             raise UsageError(
-                f"a .kld file has the protocol llama.cpp: leave out --protocol {scope.protocol}"
+                f"a .kld file has the protocol {BASE_FILE_PROTOCOL}: leave out --protocol "
+                f"{scope.protocol}"
             )
         if scope.score_from is not None or scope.stride is not None:
             raise UsageError(
@@ -270,6 +277,7 @@ class Review:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        _check_confidence(self.gate_confidence)
 
     def limits(self, metrics: Metrics) -> Limits:
         """The limits, once it is known of which command the run is.
@@ -323,7 +331,7 @@ def recording(
     place = os.fspath(output)
     scope = _pick(Scope, options)
     if place.endswith(".kld") and scope.protocol is None:
-        scope = _pick(Scope, {**options, "protocol": "llama.cpp"})
+        scope = _pick(Scope, {**options, "protocol": BASE_FILE_PROTOCOL})
     return Recording(
         model=os.fspath(model),
         load=_pick(LoadOptions, options),
@@ -374,18 +382,20 @@ def _sided_loads(specs: Sequence[str], options: CompareOptions) -> tuple[LoadOpt
 
 def _of_side(side: str, options: Mapping[str, object]) -> dict[str, Any]:
     """What is given for one side, by the names of both."""
-    named = {one.name: options[f"{side}_{one.name}"] for one in fields(LoadOptions)
-             if f"{side}_{one.name}" in options}  # fmt: skip
+    own: dict[str, object] = {}
     for one in fields(LoadOptions):
-        option = f"--{side}-{one.name.replace('_', '-')}"
-        check_value(option, named.get(one.name), one)
-    return _own(LoadOptions, named)
+        name = f"{side}_{one.name}"
+        if name in options and options[name] is not None:
+            check_value(f"--{name.replace('_', '-')}", options[name], one)
+            own[one.name] = options[name]
+    return _own(LoadOptions, own)
 
 
 def _own(kind: type, options: Mapping[str, object]) -> dict[str, Any]:
     """The options that a request has a field for; None leaves a field at its default."""
     named = {one.name for one in fields(kind) if one.init}
-    return {n: value for n, value in options.items() if n in named and value is not None}
+    given = {n: value for n, value in options.items() if n in named and value is not None}
+    return {n: os.fspath(v) if isinstance(v, os.PathLike) else v for n, v in given.items()}
 
 
 def _pick(kind: type[Request], options: Mapping[str, object], **more: Any) -> Request:

@@ -242,7 +242,8 @@ def _measured(job: _Job, ranks: Ranks) -> Report:
         store = RankStore(ranks, kept)
         own = _evaluate(job, shard, store)
         evaluation = store.gather(own, job.alignment.table, per_bin=job.facts.per_bin)
-        report = _concluded(job, evaluation, _noise_floor(job))
+        noise_floor = _noise_floor(job)
+        report = _concluded(job, evaluation, noise_floor)
         if kept is not None:
             kept.complete(report.to_dict())
     if run is not None and ranks.joins:

@@ -37,7 +37,9 @@ def test_a_recording_stands_for_the_model(
 def test_a_run_has_the_numbers_that_were_printed(klcli: Run, saved: Path) -> None:
     printed = json.loads((saved / "first.run" / "report.json").read_text(encoding="utf-8"))
     found = report_of(klcli, "report", saved / "first.run")
-    assert len(found["outliers"]) == len(printed["outliers"])
+    for key in ("reference", "candidate", "protocol", "environment", "counts", "warnings"):
+        assert found[key] == printed[key]
+    assert [o["token"] for o in found["outliers"]] == [o["token"] for o in printed["outliers"]]
     for name, metric in printed["metrics"].items():
         for field in set(metric) & {"mean", "value", "median", "p99"}:
             assert found["metrics"][name][field] == metric[field], name

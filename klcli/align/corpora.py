@@ -10,7 +10,7 @@ from klcli.sources import Source
 from klcli.text.corpus import Corpus
 from klcli.text.cutting import plan_windows, tokenize
 from klcli.text.masking import choose_masked_protocol, plan_masked_windows
-from klcli.text.protocols import choose_protocol
+from klcli.text.protocols import DEFAULT_PROTOCOL, choose_protocol
 from klcli.text.scope import Scope
 from klcli.text.vocabulary import Encoding, Vocabulary
 from klcli.text.windows import TokenizedDocument, WindowTable
@@ -49,7 +49,7 @@ def _causal_plan(
     corpora: Sequence[Corpus], vocabulary: Vocabulary, longest: int | None, scope: Scope
 ) -> WindowTable:
     protocol = choose_protocol(
-        scope.protocol or "rolling",
+        scope.protocol or DEFAULT_PROTOCOL,
         vocabulary=vocabulary,
         longest=longest,
         context=scope.context,

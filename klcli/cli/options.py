@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 import click
 
 from klcli.choices import (
+    DEFAULT_OUTLIERS,
+    DEFAULT_TOP_K,
     ENDINGS,
     Bos,
     DocumentSplit,
@@ -302,7 +304,7 @@ compare_options = several(
     click.option(
         "--outliers",
         type=click.IntRange(min=0),
-        default=10,
+        default=DEFAULT_OUTLIERS,
         show_default=True,
         metavar="N",
         help="How many outlier tokens are reported: the N with the largest KL, and the N that "
@@ -344,7 +346,7 @@ recording_options = several(
     click.option(
         "--top-k",
         type=click.IntRange(min=1),
-        default=1024,
+        default=DEFAULT_TOP_K,
         show_default=True,
         metavar="K",
         help="How many tokens --kind topk keeps.",

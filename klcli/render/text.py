@@ -26,7 +26,8 @@ def visible(text: str, *, keep_spaces: bool = False) -> str:
     front gets a ``◌`` to stand on, and so leaves what comes before it alone.
 
     A backslash stays as it is, although ``\n`` may then also be a backslash and an n: bytes that
-    are no character reach us as escapes already, and doubling theirs would make them hard to read.
+    are not characters come here as escapes already, and doubling theirs would make them hard to
+    read.
     """
     if not keep_spaces:
         text = text.replace(SPACE, _escape(SPACE)).replace(" ", SPACE)

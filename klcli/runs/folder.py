@@ -36,7 +36,10 @@ from klcli.text.vocabulary import NamedTokens, NumberedTokens, TokenNames, Vocab
 from klcli.text.windows import WindowTable
 
 RUN = FolderFormat(
-    name="klcli.run", versions=(1,), noun="run", own_files=r"part-\d{5}\.safetensors"
+    name="klcli.run",
+    versions=(1,),
+    noun="run",
+    own_files=r"part-\d{5}\.safetensors|report\.json\.tmp",
 )
 REPORT = "report.json"
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from klcli.choices import (
+    DEFAULT_TOP_K,
     DtypeName,
     RecordingChoice,
     TaskChoice,
@@ -38,9 +39,6 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-
-DEFAULT_TOP_K = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,7 @@ class TensorFile:
         """Rows ``first`` to ``last`` of a tensor."""
         entry = self._header.get(name)
         if entry is None:
-            raise SourceError(f"{self._file.name} has no tensor {name}: record again")
+            raise SourceError(f"{self._file.name} has no tensor {name}: make it again")
         rows, *rest = entry["shape"]
         begin, end = entry["data_offsets"]
         size = (end - begin) // rows

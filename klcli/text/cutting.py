@@ -7,11 +7,12 @@ token is scored at most once.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
 from klcli.errors import CorpusError
-from klcli.text.protocols import PRESETS, Cut, Protocol
+from klcli.text.protocols import PRESETS, Cut, Protocol, ProtocolName
 from klcli.text.vocabulary import Encoding, IntArray, Vocabulary
 from klcli.text.windows import TokenizedDocument, Window, WindowTable
 
@@ -24,8 +25,8 @@ def tokenize(text: str, vocabulary: Vocabulary, protocol: Protocol) -> Encoding:
 
 def text_read_by(text: str, protocol: str) -> str:
     """What a protocol reads of a document; all of it if the protocol has no preset."""
-    drops = any(name == protocol and preset.drops_newline for name, preset in PRESETS.items())
-    return text.removesuffix("\n") if drops else text
+    preset = PRESETS.get(cast("ProtocolName", protocol))
+    return text.removesuffix("\n") if preset is not None and preset.drops_newline else text
 
 
 def plan_windows(

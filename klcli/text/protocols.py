@@ -18,6 +18,9 @@ ProtocolName = Literal["rolling", "llama.cpp", "lm-eval", "strided", "evaluate",
 Cut = Literal["runs", "slides", "rows", "chunks"]
 """The cutters of ``cutting.py``."""
 
+DEFAULT_PROTOCOL: ProtocolName = "rolling"
+BASE_FILE_PROTOCOL: ProtocolName = "llama.cpp"
+"""That of llama.cpp's base files."""
 DEFAULT_CONTEXT = 512
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from klcli.choices import Bos, DocumentSplit, Pll, SpecialTokens, at_least, check_fields
-from klcli.text.protocols import PRESETS, ProtocolName
+from klcli.text.protocols import DEFAULT_PROTOCOL, PRESETS, ProtocolName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,4 +31,4 @@ class Scope:
     @property
     def split(self) -> DocumentSplit:
         """What one document is."""
-        return self.documents or PRESETS[self.protocol or "rolling"].documents
+        return self.documents or PRESETS[self.protocol or DEFAULT_PROTOCOL].documents

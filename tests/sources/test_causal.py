@@ -490,7 +490,9 @@ def test_a_model_that_is_nowhere_is_an_error_that_says_so(
 
 def test_a_file_that_is_no_model_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.txt").write_text("no model")
-    with pytest.raises(SourceError, match=r"model\.txt is neither a model nor a logit file"):
+    with pytest.raises(
+        SourceError, match=r"model\.txt is not a model, a recording or a logit file"
+    ):
         loaded(tmp_path / "model.txt")
 
 

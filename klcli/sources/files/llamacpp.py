@@ -26,6 +26,7 @@ from klcli.sources.options import LoadOptions
 from klcli.sources.rows import RowKind, Rows, block_rows, spans
 from klcli.sources.stored import StoredSource
 from klcli.sources.vocabularies import load_vocabulary
+from klcli.text.protocols import BASE_FILE_PROTOCOL
 from klcli.text.vocabulary import IntArray, Vocabulary
 from klcli.text.windows import TokenizedDocument, Window, WindowTable
 
@@ -226,7 +227,7 @@ def _windows_of(name: str, header: Header, tokens: IntArray) -> WindowTable:
         for number, ids in enumerate(tokens.reshape(header.chunks, header.context))
     ]
     protocol = {
-        "name": "llama.cpp",
+        "name": BASE_FILE_PROTOCOL,
         "context": header.context,
         "stride": header.context,
         "score_from": header.score_from,

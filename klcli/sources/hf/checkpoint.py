@@ -16,7 +16,7 @@ from klcli.sources.options import LoadOptions
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where transformers shall look, and the keyword arguments that all of its loaders take."""
+    """Where transformers looks for it, and the keyword arguments that all of its loaders take."""
 
     place: str
     arguments: dict[str, Any]
