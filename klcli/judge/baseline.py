@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -10,11 +9,11 @@ from klcli.errors import Notice, UsageError
 from klcli.judge.clusters import LEVEL, Clusters, degrees_of_freedom
 from klcli.judge.gate import Gate
 from klcli.judge.intervals import Metric, mean_with_error
-from klcli.judge.report import Report, read_report
+from klcli.judge.report import Report
 from klcli.judge.statistics import BOUNDS
 from klcli.judge.student import student_t
 from klcli.measure.scores import TokenScores
-from klcli.runs.folder import REPORT, SavedRun, open_run
+from klcli.runs.folder import SavedRun
 from klcli.storage.tables import windows_digest
 from klcli.text.windows import WindowTable
 
@@ -145,17 +144,3 @@ def _half(gate: Gate, metric: Metric, errors: float) -> tuple[float, float] | No
 
 def _ends(low: float | None, high: float | None) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
-
-
-def open_baseline(path: str | None) -> BaselineRun | None:
-    """The earlier run that a user named: its folder, or its report (.json); None without one.
-
-    Raises:
-        KlcliError: it cannot be read, or is not complete.
-    """
-    if path is None:
-        return None
-    if path.endswith(".json"):
-        return BaselineRun(name=path, report=read_report(path), run=None)
-    run = open_run(Path(path))
-    return BaselineRun(name=path, report=read_report(str(run.folder / REPORT)), run=run)
