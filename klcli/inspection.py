@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from klcli.errors import SourceError
-from klcli.judge.report import read_report
+from klcli.judge.saved import read_saved_report
 from klcli.sources.kinds import kind_of
 from klcli.sources.opening import open_source
 from klcli.sources.options import LoadOptions
@@ -40,8 +40,10 @@ def inspect(path: str) -> dict[str, Any]:
 
 
 def _of_report(path: str) -> dict[str, Any]:
-    report = read_report(path)
+    report = read_saved_report(path)
     fields = {"kind": "report", "command": report.command, "signature": report.signature}
+    if report.shard is not None:
+        fields["shard"] = report.shard
     return {**fields, **report.counts, "verdict": report.verdict}
 
 

@@ -29,7 +29,7 @@ from klcli.hooks import Hooks, Progress
 from klcli.judge.gate import Gate, interval_fields, parse_gate
 from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.until import Goal, parse_until
-from klcli.measure.shard import WHOLE, Shard, parse_shard
+from klcli.measure.shard import WHOLE, Shard, check_whole, parse_shard
 from klcli.sources.kinds import kind_of
 from klcli.sources.options import LoadOptions, RecordingFormat
 from klcli.text.corpus import STDIN
@@ -215,6 +215,8 @@ class Measurement:
                 )
             if self.limits.allow_excluded:
                 raise UsageError("--until needs every token: leave out --allow-excluded")
+        if self.limits.parsed:
+            check_whole(self.keeping.part)
         object.__setattr__(self, "goal", goal)
 
 

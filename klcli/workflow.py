@@ -12,10 +12,10 @@ from klcli import torchrun
 from klcli.align import Alignment, align
 from klcli.errors import Notice, UsageError
 from klcli.hooks import Hooks
-from klcli.judge.baseline import open_baseline
 from klcli.judge.clusters import LEVEL
 from klcli.judge.conclude import BOUNDED, Judging, conclude
 from klcli.judge.report import Report
+from klcli.judge.saved import open_baseline
 from klcli.judge.sequential import draw_order
 from klcli.judge.until import Until
 from klcli.measure.evaluate import evaluate
@@ -285,6 +285,7 @@ def _concluded(job: _Job, evaluation: Evaluation, noise_floor: dict[str, Any] | 
         job.judging,
         shown_outliers=job.facts.outliers,
         noise_floor=noise_floor,
+        shard=job.request.keeping.part,
     )
 
 

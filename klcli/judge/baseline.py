@@ -3,19 +3,18 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from klcli.errors import Notice, UsageError
 from klcli.judge.clusters import LEVEL, Clusters, cosine_degrees, degrees_of_freedom
 from klcli.judge.gate import Gate, interval_of
 from klcli.judge.intervals import Metric, mean_with_error
-from klcli.judge.report import Report, read_report
+from klcli.judge.report import Report
 from klcli.judge.statistics import BOUNDS
 from klcli.judge.student import student_t
 from klcli.judge.token_means import token_mean
 from klcli.measure.scores import TokenScores
-from klcli.runs.folder import REPORT, SavedRun, open_run
+from klcli.runs.folder import SavedRun
 from klcli.storage.tables import windows_digest
 from klcli.text.windows import WindowTable
 
@@ -180,17 +179,3 @@ def _half(
             return None
         half = max(half, -student_t((1 - confidence) / 2, degrees) * error)
     return (value, half) if math.isfinite(value) and math.isfinite(half) else None
-
-
-def open_baseline(path: str | None) -> BaselineRun | None:
-    """The earlier run that a user named: its folder, or its report (.json); None without one.
-
-    Raises:
-        KlcliError: it cannot be read, or is not complete.
-    """
-    if path is None:
-        return None
-    if path.endswith(".json"):
-        return BaselineRun(name=path, report=read_report(path), run=None)
-    run = open_run(Path(path))
-    return BaselineRun(name=path, report=read_report(str(run.folder / REPORT)), run=run)

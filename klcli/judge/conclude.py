@@ -14,7 +14,7 @@ from klcli.judge.clusters import Clusters
 from klcli.judge.counts import clusters_of, corpus_of_windows, count, describe_clusters
 from klcli.judge.gate import Gate
 from klcli.judge.intervals import Metric
-from klcli.judge.notices import find_notices
+from klcli.judge.notices import find_notices, shard_notices
 from klcli.judge.report import Command, CorpusResult, Report, Tokens
 from klcli.judge.shown_outliers import find_outliers, read
 from klcli.judge.signature import signature
@@ -22,6 +22,7 @@ from klcli.judge.slices import slice_tokens
 from klcli.judge.until import Until
 from klcli.measure.gathered import Evaluation
 from klcli.measure.scores import TokenScores
+from klcli.measure.shard import WHOLE, Shard, check_whole
 from klcli.sources.conditions import Conditions
 
 BOUNDED = ("kl", "kl_reverse", "jsd", "tv")
@@ -51,8 +52,15 @@ def conclude(
     *,
     shown_outliers: int,
     noise_floor: Mapping[str, Any] | None = None,
+    shard: Shard = WHOLE,
 ) -> Report:
-    """Estimate, find the outliers, judge the gates, and put it all into one report."""
+    """Estimate, find the outliers, judge the gates, and put it all into one report.
+
+    Raises:
+        UsageError: gates are to be judged by a ``shard`` of a run.
+    """
+    if judging.gates:
+        check_whole(shard)
     scores = evaluation.scores
     clusters = clusters_of(alignment.table)
     everything = np.ones(len(scores), dtype=np.bool_)
@@ -67,7 +75,7 @@ def conclude(
     command: Command = "compare" if scores.paired else "perplexity"
     return Report(
         command=command,
-        signature=signature(alignment, conditions, len(scores)),
+        signature=signature(alignment, conditions, len(scores), shard),
         models=conditions.models,
         protocol=alignment.table.protocol,
         environment=conditions.environment,
@@ -83,11 +91,13 @@ def conclude(
         verdict=gate.overall(results),
         warnings=[
             *alignment.notices,
+            *shard_notices(shard, len(scores)),
             *find_notices(evaluation, counts, about_clusters, metrics, alignment.table.protocol),
             *notices,
         ],
         until=judging.until.summary() if judging.until is not None else None,
         noise_floor=noise_floor,
+        shard=None if shard == WHOLE else str(shard),
         tokens=_tokens(scores, alignment),
     )
 

@@ -185,7 +185,7 @@ def _judge_one(gate: Gate, metric: Metric, rules: Rules) -> GateResult:
         limit=math.nan if limit is None else limit,
         verdict="fail",
     )
-    if why := _unknown(gate, result.value, limit) or _doubt(gate, rules, result):
+    if why := _unknown(gate, result.value, limit, rules.baseline) or _doubt(gate, rules, result):
         return replace(result, reason=why)
     assert result.value is not None
     if rules.confidence is None:
@@ -267,7 +267,9 @@ def _limit_of(gate: Gate, baseline: Baseline | None) -> float | None:
     return None if value is None else gate.limit * value
 
 
-def _unknown(gate: Gate, value: float | None, limit: float | None) -> str | None:
+def _unknown(
+    gate: Gate, value: float | None, limit: float | None, baseline: Baseline | None
+) -> str | None:
     """Why a gate has nothing to compare."""
     name = f"{gate.metric}.{gate.field}"
     if value is None:
@@ -276,6 +278,9 @@ def _unknown(gate: Gate, value: float | None, limit: float | None) -> str | None
         return f"{name} is not known in the baseline"
     if math.isnan(value):
         return f"{name} is not a number"
+    if not math.isfinite(limit):
+        given = baseline.value(gate) if baseline is not None else None
+        return f"the limit is not finite ({limit:g}): {name} is {given:g} in the baseline"
     return None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from klcli.errors import Notice
 from klcli.judge.intervals import Metric
 from klcli.measure.gathered import Evaluation
+from klcli.measure.shard import WHOLE, Shard
 
 PADDED_MASS = 1e-6
 FEW_CLUSTERS = 20
@@ -43,6 +44,19 @@ def find_notices(
 
 
 Found = Iterator[tuple[str, str]]
+
+
+def shard_notices(shard: Shard, tokens: int) -> list[Notice]:
+    """That a report is about a part of a run only."""
+    if shard == WHOLE:
+        return []
+    return [
+        Notice(
+            code="shard",
+            message=f"this is shard {shard} of a run: every number is of its {tokens:,} tokens "
+            "only; join the shards with klcli merge",
+        )
+    ]
 
 
 def _excluded(counts: Mapping[str, int | None]) -> Found:

@@ -100,8 +100,8 @@ class Report:
     tokens; ``macro``, for several corpora, are means of the corpora's means. The metrics named in
     ``lower_bounds`` are at least what is shown. ``clusters`` says over which clusters of tokens the
     errors are taken, ``until`` how much of the text was needed where a run was to end early, and
-    ``noise_floor`` by how much the reference differs from itself. ``tokens`` is None in a report
-    that was read from a file.
+    ``noise_floor`` by how much the reference differs from itself. ``shard`` is which part of a run
+    it is about, None for a whole one. ``tokens`` is None in a report that was read from a file.
     """
 
     command: Command
@@ -122,6 +122,7 @@ class Report:
     warnings: Sequence[Notice] = ()
     until: Mapping[str, Any] | None = None
     noise_floor: Mapping[str, Any] | None = None
+    shard: str | None = None
     tokens: Tokens | None = field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,6 +132,7 @@ class Report:
             "format_version": FORMAT_VERSION,
             "command": self.command,
             "signature": self.signature,
+            "shard": self.shard,
             **self.models,
             "protocol": self.protocol,
             "environment": self.environment,
@@ -189,10 +191,11 @@ class Report:
             lower_bounds=data["lower_bounds"],
             outliers=[_outlier(outlier) for outlier in data["outliers"]],
             slices=[Slice.from_dict(one) for one in data.get("slices", ())],
-            gates=[GateResult(**{**g, "value": _number(g["value"])}) for g in data["gates"]],
+            gates=[_gate_result(gate) for gate in data["gates"]],
             verdict=data["verdict"],
             until=data.get("until"),
             noise_floor=data.get("noise_floor"),
+            shard=data.get("shard"),
             warnings=[Notice(**warning) for warning in data["warnings"]],
         )
 
@@ -232,6 +235,12 @@ def _metrics(data: Mapping[str, Any]) -> dict[str, Metric]:
         name: {field: _number(value) for field, value in metric.items()}
         for name, metric in data.items()
     }
+
+
+def _gate_result(data: Mapping[str, Any]) -> GateResult:
+    numbers = {key: _number(data[key]) for key in ("value", "limit", "ci_low", "ci_high")}
+    limit = math.nan if numbers["limit"] is None else numbers["limit"]
+    return GateResult(**{**data, **numbers, "limit": limit})
 
 
 def _outlier(data: Mapping[str, Any]) -> Outlier:

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 from klcli.align.alignment import Alignment
+from klcli.measure.shard import WHOLE, Shard
 from klcli.sources.conditions import Conditions
 
 
-def signature(alignment: Alignment, conditions: Conditions, tokens: int) -> str:
-    """The signature of a run that scored so many tokens."""
+def signature(
+    alignment: Alignment, conditions: Conditions, tokens: int, shard: Shard = WHOLE
+) -> str:
+    """The signature of a run, or of a shard of one, that scored so many tokens."""
     short = {"reference": "ref", "candidate": "cand", "model": "model"}
     sides = [f"{short[role]}:{_model(model)}" for role, model in conditions.models.items()]
     corpora = "+".join(corpus.sha256[:16] for corpus in alignment.table.corpora) or _hash_of(
@@ -30,7 +33,8 @@ def signature(alignment: Alignment, conditions: Conditions, tokens: int) -> str:
     }
     parts = [f"{name}:{'-' if value is None else value}" for name, value in named.items()]
     begin = [f"klcli:{conditions.environment['klcli']}", *sides, f"corpus:{corpora}"]
-    return "|".join([*begin, *parts, f"tokens:{tokens}"])
+    end = [f"tokens:{tokens}"] + ([] if shard == WHOLE else [f"shard:{shard}"])
+    return "|".join([*begin, *parts, *end])
 
 
 def _model(provenance: Mapping[str, Any]) -> str:

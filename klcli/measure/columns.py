@@ -147,7 +147,7 @@ def _byte_start(_: int, window: Window, document: TokenizedDocument) -> Column |
 
 _PLACES: Mapping[str, Callable[[int, Window, TokenizedDocument], Column | int]] = {
     "document": lambda number, window, document: window.document,
-    "window": lambda number, window, document: number,
+    "window": lambda number, window, document: window.number,
     "position": lambda number, window, document: _positions(window),
     "token_id": lambda number, window, document: window.targets,
     "byte_start": _byte_start,

@@ -75,7 +75,6 @@ def evaluate(
     tokens = table.window_tokens
     done = sum(tokens[window] for number in finished for window in plan[number])
     total = sum(tokens[window] for number in own for window in plan[number])
-    scored: list[int] = []
     for number, batch in zip(
         open_batches,
         _scored_batches(table, sources, [plan[n] for n in open_batches], vocabulary_size),
@@ -83,16 +82,13 @@ def evaluate(
     ):
         batch = replace(batch, batches=[number])
         found.add(batch)
-        scored += plan[number]
         if store is not None:
             store.add(batch)
         done += len(batch.index)
         if progress is not None:
             progress(done, total)
         if watch is not None and watch(plan[number], batch):
-            return found.finish(sorted(scored))
-    if shard != WHOLE:
-        return found.finish(sorted(window for number in own for window in plan[number]))
+            break
     return found.finish()
 
 

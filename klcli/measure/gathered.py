@@ -45,9 +45,9 @@ class ScoredBatch:
 class Evaluation:
     """What the loop found.
 
-    ``table`` has the windows that were scored: all, unless the loop ended early. ``padded_mass``
-    is, for each side, the largest probability that any row gave to ids without a token; ``kinds``
-    what the rows of each side were.
+    ``table`` has the windows that were scored: all, unless it is a shard or the loop ended early.
+    ``padded_mass`` is, for each side, the largest probability that any row gave to ids without a
+    token; ``kinds`` what the rows of each side were.
     """
 
     table: WindowTable
@@ -69,6 +69,8 @@ class Gathered:
 
     def __init__(self, table: WindowTable, *, paired: bool, per_bin: int) -> None:
         self._table = table
+        self._ends = np.cumsum(table.window_tokens)
+        self._scored = np.zeros(len(table.windows), dtype=np.bool_)
         self._columns = empty_columns(table, paired=paired)
         self._heaviest = _Heaviest(per_bin)
         self._padded_mass: dict[str, float] = {}
@@ -76,6 +78,7 @@ class Gathered:
 
     def add(self, batch: ScoredBatch) -> None:
         """Take what was measured of some batches."""
+        self._scored[np.searchsorted(self._ends, batch.index, side="right")] = True
         for name, values in batch.columns.items():
             self._columns.write(name, batch.index, values)
         for side, mass in batch.padded_mass.items():
@@ -84,10 +87,11 @@ class Gathered:
         if batch.alternatives:
             self._heaviest.add(batch.alternatives)
 
-    def finish(self, windows: Sequence[int] | None = None) -> Evaluation:
-        """The evaluation of all windows, or of those with the given numbers."""
+    def finish(self) -> Evaluation:
+        """The evaluation of the windows that were scored; the others have no rows in it."""
         table, columns, alternatives = self._table, self._columns, self._heaviest.finish()
-        if windows is not None:
+        if not self._scored.all():
+            windows = np.flatnonzero(self._scored).tolist()
             table = replace(table, windows=tuple(table.windows[number] for number in windows))
             rows = _rows_of(self._table, windows)
             columns = columns.only(table, rows)
@@ -150,7 +154,7 @@ class _Heaviest:
 def gather(
     batches: Iterable[ScoredBatch], table: WindowTable, *, paired: bool, per_bin: int
 ) -> Evaluation:
-    """The evaluation of a whole table whose batches were scored before, or elsewhere."""
+    """The evaluation of what was scored of a table before, or elsewhere."""
     found = Gathered(table, paired=paired, per_bin=per_bin)
     for batch in batches:
         found.add(batch)

@@ -34,6 +34,19 @@ WHOLE = Shard(1, 1)
 """The shard that is the whole run."""
 
 
+def check_whole(shard: Shard) -> None:
+    """Refuse to judge a part of a run: the tokens of the others may differ.
+
+    Raises:
+        UsageError: it is not the whole run.
+    """
+    if shard != WHOLE:
+        raise UsageError(
+            f"a shard of a run cannot be gated, nor be a baseline, and this is shard {shard}: join "
+            "the shards with klcli merge, and judge the whole run"
+        )
+
+
 def parse_shard(text: str) -> Shard:
     """Parse "3/16", the third of sixteen.
 

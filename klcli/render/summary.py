@@ -147,7 +147,12 @@ def facts(report: Report) -> list[Fact]:
         *_corpus_fact(report.corpora),
         Fact("windows", "", _windows(report.protocol)),
         Fact("scored", "", _counts(report.counts)),
+        *_shard_fact(report.shard),
     ]
+
+
+def _shard_fact(shard: str | None) -> list[Fact]:
+    return [] if shard is None else [Fact("shard", "", f"{shard} of a run, not the whole text")]
 
 
 def most_important(columns: int) -> list[str]:

@@ -3,7 +3,7 @@
 ``manifest.json`` says what was asked for and what is there, ``windows.safetensors`` has the tokens
 and windows, ``tokenizer.json`` the vocabulary, and ``part-00000.safetensors`` and so on the columns
 of some batches each. A killed run goes on behind its last part. ``report.json``, once it is
-complete, is the report that was printed.
+complete, is the report that was printed; klcli 0.1.0 kept no checksum of it.
 """
 
 import contextlib
@@ -132,11 +132,17 @@ class RunFolder:
         self._pending = []
 
     def complete(self, report: Mapping[str, Any]) -> None:
-        """Write what is pending and the report, and call the run complete."""
+        """Write what is pending and the report, and call the run complete.
+
+        What is killed before the end is incomplete: a report never stands beside the checksum of
+        another.
+        """
         self.flush()
+        files = {name: entry for name, entry in self.manifest["files"].items() if name != REPORT}
+        self._save(files=files, complete=False)
         content = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        put(self.folder / REPORT, content.encode())
-        self._save(complete=True)
+        entry = put(self.folder / REPORT, content.encode())
+        self._save(files={**files, REPORT: entry}, complete=True)
 
     def fill(self, batches: Iterable[ScoredBatch], report: Mapping[str, Any]) -> None:
         """Keep a whole run that was scored elsewhere, complete with its report.
@@ -175,6 +181,11 @@ class SavedRun:
         return cast("Mapping[str, Any]", self.manifest["request"])
 
     @property
+    def has_sealed_report(self) -> bool:
+        """Whether its report was checked when it was opened."""
+        return REPORT in self.manifest["files"]
+
+    @property
     def shard(self) -> Shard:
         """Which part of the run it is."""
         return parse_shard(self.request["shard"] or str(WHOLE))
@@ -188,15 +199,25 @@ class SavedRun:
         return _read_parts(self.folder, self.manifest)
 
     def evaluation(self) -> Evaluation:
-        """The columns of every token, as the loop gave them."""
+        """The columns of every token that was scored, as the loop gave them."""
         return joined([self], self.facts.per_bin)
 
 
 def joined(runs: Sequence[SavedRun], per_bin: int) -> Evaluation:
-    """The columns of runs that share one window table, each with some of its batches."""
+    """The columns of one run, or of the shards of one, each with some of its batches.
+
+    Raises:
+        SourceError: a part is missing, truncated or altered, or windows of a whole run are missing.
+    """
     first = runs[0]
     parts = (part for run in runs for part in run.parts())
-    return gather(parts, first.table, paired=first.facts.paired, per_bin=per_bin)
+    found = gather(parts, first.table, paired=first.facts.paired, per_bin=per_bin)
+    is_whole = len(runs) == first.shard.of
+    if is_whole and (missing := first.table.tokens - found.table.tokens):
+        raise SourceError(
+            f"{first.folder} lacks {missing:,} of {first.table.tokens:,} tokens: make the run again"
+        )
+    return found
 
 
 def check_shards(runs: Sequence[SavedRun]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 import klcli as package
+from klcli.runs.folder import RUN, RunFolder
+from klcli.storage import manifest as manifests
 from tests.running import Outcome, Run
 
 CONTEXT = ("--context", "64")
@@ -132,6 +135,75 @@ def test_what_a_report_alone_cannot_tell_is_said(
 ) -> None:
     given = [str(saved) if one == "SAVED" else one for one in arguments]
     assert_refused(klcli("report", saved / "report.json", *given), code, says)
+
+
+def edit_report(run: Path, field: str, number: float) -> None:
+    path = run / "report.json"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    report["metrics"]["kl"][field] = number
+    path.write_text(json.dumps(report), encoding="utf-8")
+
+
+@pytest.mark.parametrize("named", ["", "report.json"])
+def test_a_report_that_was_edited_in_its_run_is_an_error(
+    klcli: Run, saved: Path, tmp_path: Path, named: str
+) -> None:
+    """It could turn a gate against a baseline from FAIL to PASS."""
+    run = Path(shutil.copytree(saved, tmp_path / "a.run"))
+    edit_report(run, "mean", 1.0)
+    refused = klcli("report", run / named)
+    assert_refused(refused, 1, str(run / "report.json"))
+    given = ("--baseline", run / named, "--gate", "kl<=1.1*baseline")
+    assert_refused(klcli("report", saved, *given), 1, str(run / "report.json"))
+
+
+def test_the_baseline_of_a_run_without_a_checksum_is_worked_out_again(
+    klcli: Run, saved: Path, tmp_path: Path
+) -> None:
+    """There was no checksum of the report in klcli 0.1.0: the numbers of the tokens decide."""
+    run = Path(shutil.copytree(saved, tmp_path / "a.run"))
+    manifest = RUN.read(run)
+    del manifest["files"]["report.json"]
+    manifests.save(run, manifest)
+    edit_report(run, "mean", 1.0)
+    mean = report_of(klcli("report", saved, "--format", "json"))["metrics"]["kl"]["mean"]
+    given = ("--baseline", run, "--gate", "kl<=0.9*baseline", "--format", "json")
+    done = klcli("report", saved, *given)
+    assert done.code == 3
+    assert report_of(done)["gates"][0]["limit"] == pytest.approx(0.9 * mean)
+
+
+def test_a_run_is_incomplete_until_its_report_is_sealed(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill in between leaves a run that goes on, not one that seems to be altered."""
+    run = Path(shutil.copytree(saved, tmp_path / "a.run"))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = RunFolder(run, RUN.read(run))
+    monkeypatch.setattr("klcli.runs.folder.put", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folder.complete({})
+    assert not RUN.read(run)["complete"]
+
+
+def test_an_infinite_baseline_does_not_pass(
+    klcli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    p, q = np.zeros((8, 4)), np.zeros((8, 4))
+    q[3, 0] = -np.inf
+    for name, values in (("p.npz", p), ("q.npz", q)):
+        np.savez(name, logits=values.astype(np.float32), tokens=np.array([1] * 8))
+    assert klcli("compare", "p.npz", "q.npz", "--run", "inf.run").code == 0
+    gate = ("--baseline", "inf.run", "--gate", "kl<=1.1*baseline", "--output", "again.json")
+    done = klcli("compare", "p.npz", "q.npz", *gate)
+    assert done.code == 3
+    assert "kl.mean is inf in the baseline" in " ".join(done.out.split())
+    shown = klcli("report", "again.json", "--format", "json")
+    assert report_of(shown)["gates"][0]["limit"] == "inf"
 
 
 @pytest.mark.parametrize("what", ["missing", "fixtures", "corpus.txt"])

@@ -101,3 +101,38 @@ def test_excluded_tokens_fail_a_gate_unless_they_are_allowed() -> None:
 )
 def test_one_failed_gate_fails_the_run(values: list[float], expected: str | None) -> None:
     assert overall([verdict("kl<=1", value) for value in values]) == expected
+
+
+class Known:
+    """A baseline of which one number is known."""
+
+    def __init__(self, value: float | None) -> None:
+        self._value = value
+
+    def value(self, gate: Gate) -> float | None:
+        return self._value
+
+    def difference(self, gate: Gate, metric: object, confidence: float) -> None:
+        return None
+
+
+@pytest.mark.parametrize("confidence", [None, 0.95])
+@pytest.mark.parametrize("value", [0.001, math.inf])
+@pytest.mark.parametrize(
+    ("text", "baseline"),
+    [
+        ("kl<=1.1*baseline", math.inf),
+        ("kl<=baseline", math.nan),
+        ("kl>=baseline", -math.inf),
+        ("kl<=10*baseline", 1e308),
+    ],
+)
+def test_a_limit_that_is_not_finite_fails_and_says_why(
+    text: str, baseline: float, value: float, confidence: float | None
+) -> None:
+    rules = Rules(excluded=0, allow_excluded=False, baseline=Known(baseline), confidence=confidence)
+    (result,) = judge([parse(text)], {"kl": {"mean": value}}, rules)
+    assert result.verdict == "fail"
+    assert result.reason is not None
+    assert "the limit is not finite" in result.reason
+    assert f"{baseline:g} in the baseline" in result.reason

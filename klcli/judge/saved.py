@@ -1,0 +1,88 @@
+"""Saved runs and reports, read again. A number is believed if a checksum vouches for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from klcli.align.alignment import Alignment
+from klcli.judge.baseline import BaselineRun
+from klcli.judge.conclude import Judging, conclude
+from klcli.judge.report import Report, read_report
+from klcli.measure.shard import WHOLE, check_whole, parse_shard
+from klcli.runs.folder import REPORT, RUN, SavedRun, joined, open_run
+from klcli.storage.files import check_file
+
+
+def conclude_runs(runs: Sequence[SavedRun], judging: Judging, outliers: int) -> Report:
+    """The report of a saved run, or of all shards of one, worked out of their parts.
+
+    Raises:
+        SourceError: a part is missing, truncated or altered.
+        UsageError: gates are to be judged by a shard.
+    """
+    facts = runs[0].facts
+    evaluation = joined(runs, replace(facts, outliers=outliers).per_bin)
+    alignment = Alignment(
+        table=evaluation.table,
+        names=runs[0].names,
+        vocabulary_size=facts.vocabulary_size,
+        notices=facts.notices,
+    )
+    return conclude(
+        evaluation,
+        alignment,
+        facts.conditions,
+        judging,
+        shown_outliers=outliers,
+        shard=runs[0].shard if len(runs) == 1 else WHOLE,
+    )
+
+
+def open_baseline(path: str | None) -> BaselineRun | None:
+    """The earlier run that a user named: its folder, or its report (.json); None without one.
+
+    Raises:
+        KlcliError: it cannot be read, is not complete, or is a shard.
+    """
+    if path is None:
+        return None
+    if path.endswith(".json"):
+        report, run = read_saved_report(path), None
+        check_whole(WHOLE if report.shard is None else parse_shard(report.shard))
+    else:
+        run = open_run(Path(path))
+        check_whole(run.shard)
+        report = _report_of(run)
+    return BaselineRun(name=path, report=report, run=run)
+
+
+def read_saved_report(path: str) -> Report:
+    """A report (.json); one in the folder of a run is held against what the run says of it.
+
+    Those of klcli 0.1.0 say neither their checksum nor that they are of a shard; their run does.
+
+    Raises:
+        KlcliError: it cannot be read, is not a report, or was altered in its folder.
+    """
+    file = Path(path)
+    report = read_report(path)
+    if file.name != REPORT or not RUN.is_at(file.parent):
+        return report
+    manifest = RUN.read(file.parent)
+    if REPORT in manifest["files"]:
+        check_file(file, manifest["files"][REPORT])
+        return report
+    return replace(report, shard=manifest["request"]["shard"])
+
+
+def noise_floor_of(run: SavedRun) -> Mapping[str, Any] | None:
+    """The noise floor of a run, which only its report knows; None where nothing vouches for it."""
+    return read_report(str(run.folder / REPORT)).noise_floor if run.has_sealed_report else None
+
+
+def _report_of(run: SavedRun) -> Report:
+    """The report of a run: as it was printed, or worked out again where nothing vouches for it."""
+    if run.has_sealed_report:
+        return read_report(str(run.folder / REPORT))
+    return conclude_runs([run], Judging(), 0)
