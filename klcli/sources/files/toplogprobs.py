@@ -20,8 +20,9 @@ from klcli.errors import SourceError
 from klcli.sources import UNBOUNDED
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import LARGEST_BLOCK, RowKind, Rows, TopBlock
-from klcli.sources.stored import StoredSource
+from klcli.sources.stored import FileSource
 from klcli.sources.vocabularies import load_vocabulary
+from klcli.storage.files import OpenedFile
 from klcli.text.corpus import read_corpus_lines
 from klcli.text.vocabulary import NamedTokens, TokenNames, Vocabulary
 from klcli.text.windows import TokenizedDocument, Window, WindowTable
@@ -43,15 +44,20 @@ class Position(NamedTuple):
     ranked: int
 
 
-class TopLogprobsSource(StoredSource):
+class TopLogprobsSource(FileSource):
     """A file of top log-probabilities: one window, kind ``topk``."""
 
     width = UNBOUNDED
     lists_only = True
 
     def __init__(
-        self, name: str, positions: Sequence[Position], vocabulary: Vocabulary | None
+        self,
+        name: str,
+        positions: Sequence[Position],
+        file: OpenedFile,
+        vocabulary: Vocabulary | None,
     ) -> None:
+        super().__init__(file)
         self.name = name
         self.vocabulary = vocabulary
         tokens = {
@@ -107,11 +113,12 @@ def open_top_logprobs(spec: str, options: LoadOptions) -> TopLogprobsSource:
     """
     if not Path(spec).is_file():
         raise SourceError(f"no file of top log-probabilities at {spec!r}: check the path")
+    file = OpenedFile(Path(spec))
     lines = read_corpus_lines(spec)
     positions = [_read(line, number, f"{spec}, line {number + 1}") for number, line in lines]
     if len(positions) < 2:
         raise SourceError(f"{spec} has {len(positions)} positions: nothing can be scored")
-    return TopLogprobsSource(spec, positions, load_vocabulary(options))
+    return TopLogprobsSource(spec, positions, file, load_vocabulary(options))
 
 
 def _read(line: str, number: int, where: str) -> Position:
