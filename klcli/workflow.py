@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from klcli.measure.shard import WHOLE, Shard
 from klcli.request import Measurement, Recording
 from klcli.runs.folder import RUN, RunFacts, RunFolder, writing
 from klcli.runs.ranks import Ranks, RankStore, joined_ranks
-from klcli.sources import Source
+from klcli.sources import Source, identity_of
 from klcli.sources.conditions import conditions_of, software
 from klcli.sources.devices import batch_tokens_for
 from klcli.sources.files.llamacpp_writer import write_base_file
@@ -115,7 +115,10 @@ class _Opened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """All that is settled before the first token is scored."""
+    """All that is settled before the first token is scored.
+
+    ``identities`` are those of the sources where the run is kept: to hash weights takes its time.
+    """
 
     request: Measurement
     sources: Sequence[Source]
@@ -123,6 +126,7 @@ class _Job:
     facts: RunFacts
     judging: Judging
     batch_tokens: int
+    identities: Sequence[Mapping[str, Any]]
 
 
 def _check_ranks(request: Measurement, ranks: Ranks) -> None:
@@ -209,7 +213,15 @@ def _prepare(request: Measurement, opened: _Opened) -> _Job:
         ),
         judging=_judging(request, alignment.table, sources),
         batch_tokens=request.batch_tokens or batch_tokens_for(s.device for s in sources),
+        identities=_identities(request, sources),
     )
+
+
+def _identities(request: Measurement, sources: Sequence[Source]) -> list[dict[str, Any]]:
+    if request.keeping.run is None:
+        return []
+    request.hooks.begin("hashing what predicts")
+    return [identity_of(source) for source in sources]
 
 
 def _judging(request: Measurement, table: WindowTable, sources: Sequence[Source]) -> Judging:
@@ -310,7 +322,7 @@ def _folder(job: _Job, folder: Path, shard: Shard) -> contextlib.AbstractContext
     """A folder to keep a shard of the run in."""
     table = job.alignment.table
     request = {
-        "models": [source.identity() for source in job.sources],
+        "models": job.identities,
         "batch_tokens": job.batch_tokens,
         "keep": job.facts.per_bin,
         "shard": None if shard == WHOLE else str(shard),

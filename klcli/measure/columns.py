@@ -9,7 +9,7 @@ all but follows from the window table.
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,17 @@ class Columns(Mapping[str, Column]):
         table: the tokens.
         places: names and types of the columns that follow from the table.
         measured: names and types of those that are written.
+        windows: the numbers of the table's windows, where it is a part of another table.
     """
 
     def __init__(
-        self, table: WindowTable, places: Mapping[str, type], measured: Mapping[str, type]
+        self,
+        table: WindowTable,
+        places: Mapping[str, type],
+        measured: Mapping[str, type],
+        windows: Sequence[int] | None = None,
     ) -> None:
+        self._windows = range(len(table.windows)) if windows is None else windows
         self.tokens = table.tokens
         self._table = table
         self._ends = np.cumsum(table.window_tokens)
@@ -66,9 +72,11 @@ class Columns(Mapping[str, Column]):
         for run, part in zip(np.split(index, borders), np.split(values, borders), strict=True):
             self._stores[name].write(int(run[0]), part)
 
-    def only(self, table: WindowTable, rows: npt.NDArray[np.int64]) -> "Columns":
-        """Columns of a table that has only some of the windows: those ``rows`` of these."""
-        fewer = Columns(table, self._places, self._measured)
+    def only(
+        self, table: WindowTable, windows: Sequence[int], rows: npt.NDArray[np.int64]
+    ) -> "Columns":
+        """Columns of a table that has only some of the ``windows``: those ``rows`` of these."""
+        fewer = Columns(table, self._places, self._measured, windows)
         for name in self._measured:
             fewer.write(name, np.arange(len(rows)), self[name][rows])
         return fewer
@@ -82,7 +90,8 @@ class Columns(Mapping[str, Column]):
             if begin >= stop:
                 break
             first, last = max(start - begin, 0), min(stop - begin, len(window.targets))
-            values = _PLACES[name](number, window, self._table.documents[window.document])
+            document = self._table.documents[window.document]
+            values = _PLACES[name](self._windows[number], window, document)
             part = values[first:last] if isinstance(values, np.ndarray) else values
             parts.append(np.broadcast_to(np.asarray(part, dtype=dtype), (last - first,)))
         return np.concatenate(parts)
@@ -147,7 +156,7 @@ def _byte_start(_: int, window: Window, document: TokenizedDocument) -> Column |
 
 _PLACES: Mapping[str, Callable[[int, Window, TokenizedDocument], Column | int]] = {
     "document": lambda number, window, document: window.document,
-    "window": lambda number, window, document: window.number,
+    "window": lambda number, window, document: number,
     "position": lambda number, window, document: _positions(window),
     "token_id": lambda number, window, document: window.targets,
     "byte_start": _byte_start,

@@ -118,6 +118,8 @@ def _scored_batches(
             )
             for start in range(0, len(index), size)
         ]
+        for source in sources:  # what was read of a file that changed is neither kept nor shown
+            source.check_unchanged()
         kinds = {side: rows.kind for side, rows in zip(SIDES, sides, strict=False)}
         yield _scored(index, parts, kinds)
 

@@ -94,7 +94,7 @@ class Gathered:
             windows = np.flatnonzero(self._scored).tolist()
             table = replace(table, windows=tuple(table.windows[number] for number in windows))
             rows = _rows_of(self._table, windows)
-            columns = columns.only(table, rows)
+            columns = columns.only(table, windows, rows)
             index = np.searchsorted(rows, alternatives.index)
             alternatives = replace(alternatives, index=index)
         return Evaluation(

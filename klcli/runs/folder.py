@@ -22,7 +22,7 @@ from klcli.measure.gathered import Evaluation, ScoredBatch, gather
 from klcli.measure.shard import WHOLE, Shard, parse_shard
 from klcli.sources.conditions import Conditions
 from klcli.storage import manifest as manifests
-from klcli.storage.files import check_file, put
+from klcli.storage.files import check_file, put, read_checked
 from klcli.storage.manifest import TOKENIZER, WINDOWS, FolderFormat
 from klcli.storage.tables import (
     describe,
@@ -288,7 +288,8 @@ def open_run(folder: Path) -> SavedRun:
     if not manifest["complete"]:
         raise SourceError(f"{folder} is incomplete: run the same command again, and it goes on")
     for name, entry in manifest["files"].items():
-        check_file(folder / name, entry)
+        if name not in (WINDOWS, TOKENIZER):  # checked where they are read
+            check_file(folder / name, entry)
     return SavedRun(
         folder=folder,
         manifest=manifest,
@@ -374,8 +375,7 @@ def _tensors(batch: ScoredBatch) -> dict[str, np.ndarray[Any, Any]]:
 
 def _read_parts(folder: Path, manifest: Mapping[str, Any]) -> Iterator[ScoredBatch]:
     for entry in manifest["parts"]:
-        check_file(folder / entry["name"], entry)
-        tensors = safetensors.numpy.load_file(str(folder / entry["name"]))
+        tensors = safetensors.numpy.load(read_checked(folder / entry["name"], entry))
         batches, index = tensors.pop("batches"), tensors.pop("index")
         alternatives = {
             name.removeprefix(ALTERNATIVES): tensors.pop(name)

@@ -68,6 +68,28 @@ class Source(Protocol):
         """One Rows for each batch: its windows' scored rows, one window after the other."""
         ...
 
-    def identity(self) -> dict[str, Any]:
-        """What makes it the same source when a run goes on."""
+    def digest(self) -> str:
+        """A sha256 of all that it predicts from: equal digests, equal predictions.
+
+        Raises:
+            SourceError: a file changed since it was opened.
+        """
         ...
+
+    def check_unchanged(self) -> None:
+        """Find out whether its files still are what they were when they were opened.
+
+        Raises:
+            SourceError: one was written to, replaced or removed.
+        """
+        ...
+
+
+def identity_of(source: Source) -> dict[str, Any]:
+    """What makes a source the same one when a run goes on: what it is, and its digest.
+
+    Raises:
+        SourceError: a file changed since it was opened.
+    """
+    about = {key: value for key, value in source.provenance.items() if key != "device"}
+    return about | {"digest": source.digest()}

@@ -1,16 +1,18 @@
 """What recordings and logit files have in common: they bring their windows, and read nothing."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 
 from klcli.choices import Task
+from klcli.storage.files import OpenedFile
 from klcli.text.vocabulary import TokenNames, Vocabulary
 from klcli.text.windows import WindowTable
 
 
-class StoredSource:
-    """A source that is a file: predictions of windows that it brings. See ``Source``."""
+class StoredSource(ABC):
+    """A source that is in files: predictions of windows that it brings. See ``Source``."""
 
     task: Task = "causal"
     device = torch.device("cpu")
@@ -33,6 +35,25 @@ class StoredSource:
         """The windows of the file, whoever reads them."""
         return self.windows
 
-    def identity(self) -> dict[str, Any]:
-        """What makes it the same source when a run goes on."""
-        return {key: value for key, value in self.provenance.items() if key != "device"}
+    @abstractmethod
+    def digest(self) -> str:
+        """A sha256 of all that it predicts from."""
+
+    @abstractmethod
+    def check_unchanged(self) -> None:
+        """Raise a SourceError where a file is not what it was when it was opened."""
+
+
+class FileSource(StoredSource):
+    """A source that is one file."""
+
+    def __init__(self, file: OpenedFile) -> None:
+        self._file = file
+
+    def digest(self) -> str:
+        """The sha256 of the file."""
+        return self._file.digest()
+
+    def check_unchanged(self) -> None:
+        """Raise a SourceError where the file is not what it was when it was opened."""
+        self._file.check_unchanged()

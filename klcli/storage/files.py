@@ -9,9 +9,10 @@ import hashlib
 import os
 import re
 import secrets
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from klcli.errors import SourceError
 
@@ -61,10 +62,103 @@ def put(path: Path, content: bytes, files: dict[str, Any] | None = None) -> dict
     return entry
 
 
-def hash_file(path: Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+class FileState(NamedTuple):
+    """What changes of a file when it is written to or replaced."""
+
+    size: int
+    modified_ns: int
+    inode: int
+    device: int
+
+
+class OpenedFile:
+    """A file that is read while a command runs: exactly, and only while it stays what it was.
+
+    It is read plainly. To map it would be to crash where it becomes shorter, and the pages of a
+    mapped file count as memory.
+
+    Args:
+        path: the file.
+        state: what it was when it was opened before; what it is now where it is not given.
+
+    Raises:
+        SourceError: it cannot be opened, or has changed.
+    """
+
+    def __init__(self, path: Path, state: FileState | None = None) -> None:
+        self.path = path
+        with _reading(path):
+            self._file = path.open("rb", buffering=0)
+        weakref.finalize(self, self._file.close)
+        self.state = state or _state_of(os.fstat(self._file.fileno()))
+        self._digest: str | None = None
+        self.check_unchanged()
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return self.state.size
+
+    def read(self, offset: int, size: int) -> bytearray:
+        """So many bytes from a place on.
+
+        Raises:
+            SourceError: it has fewer.
+        """
+        content = bytearray(size)
+        view, have = memoryview(content), 0
+        with _reading(self.path):
+            self._file.seek(offset)
+            while have < size and (count := self._file.readinto(view[have:])):
+                have += count
+        if have < size:
+            self.check_unchanged()
+            raise SourceError(
+                f"{self.path} ends at byte {offset + have} and is read up to byte {offset + size}: "
+                "make it again"
+            )
+        return content
+
+    def digest(self) -> str:
+        """The sha256 of all that is in it, at some GB/s; worked out once.
+
+        Raises:
+            SourceError: it has changed since it was opened.
+        """
+        if self._digest is None:
+            with _reading(self.path):
+                self._file.seek(0)
+                self._digest = hashlib.file_digest(self._file, "sha256").hexdigest()
+            self.check_unchanged()
+        return self._digest
+
+    def check_unchanged(self) -> None:
+        """Find out whether the path still is the file that was opened, as it was then.
+
+        Raises:
+            SourceError: it is not.
+        """
+        with _reading(self.path):
+            now = _state_of(self.path.stat())
+        names = ("size", "time of change", "inode", "device")
+        changes = zip(names, self.state, now, strict=True)
+        if changed := [f"its {name} was {a} and is {b}" for name, a, b in changes if a != b]:
+            raise SourceError(
+                f"{self.path} changed while it was read ({changed[0]}): run the command again when "
+                "nobody writes to it"
+            )
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _state_of(found: os.stat_result) -> FileState:
+    return FileState(found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev)
 
 
 def check_size(path: Path, entry: Mapping[str, Any]) -> None:
@@ -84,19 +178,31 @@ def check_size(path: Path, entry: Mapping[str, Any]) -> None:
         )
 
 
-def check_file(path: Path, entry: Mapping[str, Any]) -> None:
-    """Hold a file against the size and the sha256 in its entry.
+def check_file(path: Path, entry: Mapping[str, Any], state: FileState | None = None) -> OpenedFile:
+    """Open a file, and hold it against the size and the sha256 in its entry.
+
+    With the ``state`` in which it was when it was checked before, it is only held against that.
 
     Raises:
         SourceError: it is missing, truncated or altered.
     """
     check_size(path, entry)
-    try:
-        digest = hash_file(path)
-    except OSError as error:
-        raise SourceError(f"{path} is unreadable: {error.strerror}") from error
-    if digest != entry["sha256"]:
+    file = OpenedFile(path, state)
+    if state is None and file.digest() != entry["sha256"]:
         raise SourceError(
             f"{path} was altered since it was written (its sha256 differs): remove {path.parent} "
             "and make it again"
         )
+    return file
+
+
+def read_checked(path: Path, entry: Mapping[str, Any]) -> bytes:
+    """All of a file, once it was held against the size and the sha256 in its entry.
+
+    Raises:
+        SourceError: it is missing, truncated or altered.
+    """
+    file = check_file(path, entry)
+    content = bytes(file.read(0, file.size))
+    file.check_unchanged()
+    return content

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,11 +83,12 @@ class FolderFormat:
         """
         manifest = self.read(folder)
         before = manifest["request"]
-        if changed := [name for name in request if request[name] != before.get(name)]:
-            shown = ", ".join(f"{n} was {before.get(n)} and is {request[n]}" for n in changed)
+        was, now = _flat(before), _flat(request)
+        if changed := [name for name in now if name not in was or was[name] != now[name]]:
+            shown = ", ".join(f"{n} was {was.get(n, 'not noted')} and is {now[n]}" for n in changed)
             raise OutputError(
                 f"{folder} holds another {self.noun} ({shown}): repeat the command that made it, "
-                "or choose another folder"
+                "or choose another folder" + _advice(changed, was)
             )
         return manifest
 
@@ -141,6 +142,27 @@ class FolderFormat:
     def _is_left_over(self, name: str) -> bool:
         """Whether a kill has left it; klcli 0.1.0 put ``.tmp`` behind the name of the file."""
         return is_temporary(name) or (name.endswith(".tmp") and self._is_own(name[: -len(".tmp")]))
+
+
+def _flat(request: Any, name: str = "") -> dict[str, Any]:
+    """What a request says, by names such as ``models.1.digest``."""
+    inner: Mapping[Any, Any] = request if isinstance(request, Mapping) else {}
+    if isinstance(request, list | tuple):
+        inner = dict(enumerate(request))
+    if not inner:
+        return {name: request}
+    prefix = f"{name}." if name else ""
+    return {key: one for k, v in inner.items() for key, one in _flat(v, f"{prefix}{k}").items()}
+
+
+def _advice(changed: Sequence[str], was: Mapping[str, Any]) -> str:
+    """What to do with a folder of klcli 0.1.0, which had no digests."""
+    if not any(name.endswith("digest") and name not in was for name in changed):
+        return ""
+    return (
+        ". klcli 0.1.0, which began it, noted at most a sample of the weights and nothing of what "
+        "is in a file, so nobody can tell whether they are the same today"
+    )
 
 
 def seal(manifest: Mapping[str, Any]) -> str:

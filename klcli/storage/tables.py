@@ -11,7 +11,7 @@ import safetensors.numpy
 from tokenizers import Tokenizer
 
 from klcli.errors import SourceError
-from klcli.storage.files import check_file
+from klcli.storage.files import read_checked
 from klcli.storage.manifest import TOKENIZER, WINDOWS
 from klcli.text.corpus import Corpus
 from klcli.text.vocabulary import Encoding, IntArray, Vocabulary
@@ -62,8 +62,8 @@ def read_vocabulary(
     Raises:
         SourceError: it is missing, truncated or altered.
     """
-    check_file(folder / TOKENIZER, files[TOKENIZER])
-    backend = Tokenizer.from_file(str(folder / TOKENIZER))
+    content = read_checked(folder / TOKENIZER, files[TOKENIZER])
+    backend = Tokenizer.from_str(content.decode())
     return Vocabulary(
         backend,
         bos_id=ids["bos_id"],
@@ -105,9 +105,9 @@ def read_windows(folder: Path, manifest: Mapping[str, Any]) -> WindowTable:
     """The window table of a folder.
 
     Raises:
-        SourceError: its file is not one of safetensors.
+        SourceError: its file is missing, truncated or altered, or not one of safetensors.
     """
-    arrays = _read(folder / WINDOWS)
+    arrays = _read(folder / WINDOWS, manifest["files"][WINDOWS])
     documents = _documents(arrays, manifest["documents"])
     ids = [document.ids for document in documents]
     return WindowTable(
@@ -121,10 +121,11 @@ def read_windows(folder: Path, manifest: Mapping[str, Any]) -> WindowTable:
     )
 
 
-def _read(path: Path) -> Arrays:
+def _read(path: Path, entry: Mapping[str, Any]) -> Arrays:
+    content = read_checked(path, entry)
     try:
-        return safetensors.numpy.load_file(str(path))
-    except (OSError, safetensors.SafetensorError) as error:
+        return safetensors.numpy.load(content)
+    except safetensors.SafetensorError as error:
         raise SourceError(f"cannot read {path}: {error}") from error
 
 

@@ -41,8 +41,10 @@ class FakeModel:
     def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[Rows]:
         return iter(())
 
-    def identity(self) -> dict[str, Any]:
-        return self.provenance
+    def digest(self) -> str:
+        return self.name
+
+    def check_unchanged(self) -> None: ...
 
 
 class FakeSource(FakeModel):

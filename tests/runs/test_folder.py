@@ -275,7 +275,7 @@ def test_an_incomplete_run_cannot_be_read(folder: Path) -> None:
     ("changed", "says"),
     [
         ({"batch_tokens": 16}, "batch_tokens was 8 and is 16"),
-        ({"models": ["p", "r"]}, "models was"),
+        ({"models": ["p", "r"]}, r"\(models.1 was q and is r\)"),
         ({"shard": "1/2"}, "shard was None and is 1/2"),
     ],
 )

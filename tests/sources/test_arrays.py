@@ -22,6 +22,7 @@ from klcli.errors import SourceError
 from klcli.sources.files.arrays import ArraySource, open_arrays
 from klcli.sources.opening import open_source
 from klcli.sources.options import LoadOptions
+from klcli.storage.tensors import FileArray
 from klcli.text.windows import NO_TARGET, Window
 
 Array = npt.NDArray[Any]
@@ -332,9 +333,22 @@ def test_one_window_of_a_file_of_4_gb_is_read_without_loading_the_file(tmp_path:
     assert peak_memory() - before < 2**28
 
 
-def test_the_array_of_an_npy_file_is_memory_mapped(tmp_path: Path) -> None:
-    source = opened(save(tmp_path, "npy", logits=LOGITS))
-    assert isinstance(source._values, np.memmap)
+@pytest.mark.parametrize("kind", ["npy", "safetensors"])
+def test_the_array_of_a_file_is_neither_loaded_nor_mapped(tmp_path: Path, kind: str) -> None:
+    source = opened(save(tmp_path, kind, logits=LOGITS))
+    assert isinstance(source._values, FileArray)
+
+
+@pytest.mark.parametrize("logits", [LOGITS, LOGITS[0]], ids=["windows", "rows"])
+def test_an_array_in_the_order_of_fortran_gives_the_same_rows(
+    tmp_path: Path, logits: npt.NDArray[np.float32]
+) -> None:
+    np.save(tmp_path / "c.npy", logits)
+    np.save(tmp_path / "f.npy", np.asfortranarray(logits))
+    np.savez(tmp_path / "f.npz", logits=np.asfortranarray(logits))
+    plain, *others = (rows_of(opened(str(tmp_path / n))) for n in ("c.npy", "f.npy", "f.npz"))
+    assert torch.equal(plain, torch.tensor(logits).reshape(plain.shape))
+    assert all(torch.equal(one, plain) for one in others)
 
 
 @pytest.mark.parametrize("kind", ["npz", "npz-compressed"])
@@ -685,7 +699,7 @@ def test_token_ids_that_cannot_be_read_are_an_error_that_names_them(
     spec = save(tmp_path, "npy", logits=LOGITS)
     if raw is not None:
         (tmp_path / "ids.npy").write_bytes(raw)
-    with pytest.raises(SourceError, match=r"token ids from .*ids\.npy"):
+    with pytest.raises(SourceError, match=r"cannot read .*ids\.npy"):
         opened(spec, token_ids=str(tmp_path / "ids.npy"))
 
 

@@ -16,7 +16,6 @@ from typing import Any, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
 import torch
 from torch import Tensor
 
@@ -25,8 +24,10 @@ from klcli.errors import SourceError
 from klcli.sources.files.sums import find_wrong_sum
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import FILE_BYTES, RowKind, block_rows, spans
-from klcli.sources.stored import StoredSource
+from klcli.sources.stored import FileSource
 from klcli.sources.vocabularies import load_vocabulary
+from klcli.storage.files import OpenedFile
+from klcli.storage.tensors import FileArray, TensorFile
 from klcli.text.vocabulary import IntArray, Vocabulary
 from klcli.text.windows import NO_TARGET, TokenizedDocument, Window, WindowTable
 
@@ -46,7 +47,7 @@ class StoredArray(Protocol):
     def __getitem__(self, key: Any) -> Any: ...
 
 
-class ArraySource(StoredSource):
+class ArraySource(FileSource):
     """A logit file, opened. Its windows are as long as its second axis."""
 
     def __init__(
@@ -55,9 +56,11 @@ class ArraySource(StoredSource):
         values: StoredArray,
         kind: ValueKind,
         *,
+        file: OpenedFile,
         windows: WindowTable,
         vocabulary: Vocabulary | None,
     ) -> None:
+        super().__init__(file)
         self.name = name
         self.windows = windows
         self.vocabulary = vocabulary
@@ -109,7 +112,7 @@ class ArrayRows:
     def _read(self, window: Window, first: int, last: int) -> Tensor:
         rows = slice(window.score_from + first, window.score_from + last)
         part = self._values[(window.number, rows) if len(self._values.shape) == 3 else rows]
-        tensor = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+        tensor = part if isinstance(part, Tensor) else torch.from_numpy(part)
         if self._values_are == "logits":
             return tensor
         wrong = find_wrong_sum(tensor.detach(), self._values_are)
@@ -128,7 +131,8 @@ def open_arrays(spec: str, options: LoadOptions) -> ArraySource:
     path = Path(spec)
     if not path.is_file():
         raise SourceError(f"no logit file at {spec!r}: check the path")
-    arrays = _open_arrays(path)
+    file = OpenedFile(path)
+    arrays = _open_arrays(file)
     values, kind = _find_values(spec, arrays, options)
     _check_values(spec, values)
     if options.values == "auto":
@@ -141,21 +145,22 @@ def open_arrays(spec: str, options: LoadOptions) -> ArraySource:
         spec,
         values,
         kind,
+        file=file,
         windows=_windows_of(spec, tokens, values, score_from),
         vocabulary=load_vocabulary(options),
     )
 
 
-def _open_arrays(path: Path) -> Mapping[str, StoredArray]:
+def _open_arrays(file: OpenedFile) -> Mapping[str, StoredArray]:
     """The arrays of a file by name; the array of a ``.npy`` has the name ''."""
-    openers: dict[str, Callable[[Path], Mapping[str, StoredArray]]] = {
+    openers: dict[str, Callable[[OpenedFile], Mapping[str, StoredArray]]] = {
         ".npy": _open_npy,
         ".npz": _open_npz,
         ".safetensors": _open_safetensors,
         ".pt": _open_torch,
     }
-    with _reading(str(path)):
-        return openers[path.suffix](path)
+    with _reading(str(file.path)):
+        return openers[file.path.suffix](file)
 
 
 @contextlib.contextmanager
@@ -174,61 +179,77 @@ def _reading(what: str) -> Iterator[None]:
         raise SourceError(f"cannot read {what}: {reason}") from error
 
 
-def _open_npy(path: Path) -> dict[str, npt.NDArray[Any]]:
-    return {"": _map_npy(path)}
+class _MappedArray:
+    """An array of a mapped file, for what cannot be read plainly.
+
+    To read beyond the end of a file that was cut ends the process, so it is looked at before every
+    read. A file that is cut within the microseconds between the two still does.
+    """
+
+    def __init__(self, file: OpenedFile, array: Any) -> None:
+        self.shape: tuple[int, ...] = tuple(array.shape)
+        self._file = file
+        self._array = array
+
+    def __getitem__(self, key: Any) -> Any:
+        self._file.check_unchanged()
+        part = self._array[key]
+        return part.clone() if isinstance(part, Tensor) else np.array(part)
 
 
-def _map_npy(path: Path) -> npt.NDArray[Any]:
-    """A ``.npy`` file, memory-mapped. Unlike ``np.load`` it takes nothing else for one."""
-    with path.open("rb") as file:
-        magic = file.read(len(NPY_MAGIC))
+def _open_npy(file: OpenedFile) -> dict[str, StoredArray]:
+    return {"": _array_of_npy(file, file)}
+
+
+def _array_of_npy(file: OpenedFile, given: OpenedFile) -> StoredArray:
+    """A ``.npy`` file, perhaps out of the ``given`` one. Nothing else is taken for one."""
+    magic = file.read(0, min(len(NPY_MAGIC), file.size))
     if magic[:1] == PICKLE_MAGIC:
         raise pickle.UnpicklingError
     if magic != NPY_MAGIC:
         raise ValueError("it is not a .npy file")
-    array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    return array
+    mapped: Any = np.lib.format.open_memmap(file.path, mode="r")  # which reads the header only
+    dtype: np.dtype[Any] = mapped.dtype
+    if not mapped.flags.c_contiguous:
+        return _MappedArray(given, mapped)
+
+    def make(content: bytearray, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        return np.frombuffer(content, dtype=dtype).reshape(shape)
+
+    return FileArray(file, mapped.offset, mapped.shape, dtype.itemsize, make)
 
 
-def _open_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Every member memory-mapped: unpacked to a temporary file first, gone when it is closed."""
-    arrays = {}
-    with zipfile.ZipFile(path) as archive:
+def _open_npz(file: OpenedFile) -> dict[str, StoredArray]:
+    """Every member unpacked to a temporary file first, which is gone when it is closed."""
+    arrays = dict[str, StoredArray]()
+    with zipfile.ZipFile(file.path) as archive:
         for member in archive.namelist():
             with archive.open(member) as packed, tempfile.NamedTemporaryFile() as unpacked:
                 shutil.copyfileobj(packed, unpacked, 2**20)
                 unpacked.flush()
                 name = member.removesuffix(".npy")
-                arrays[name] = _map_npy(Path(unpacked.name))
+                arrays[name] = _array_of_npy(OpenedFile(Path(unpacked.name)), file)
     return arrays
 
 
-class _SafetensorsArray:
-    """One tensor of a safetensors file, read by slices."""
-
-    def __init__(self, tensor: Any) -> None:
-        self._tensor = tensor
-        self.shape: tuple[int, ...] = tuple(tensor.get_shape())
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._tensor[key]
+def _open_safetensors(file: OpenedFile) -> dict[str, StoredArray]:
+    tensors = TensorFile(file)
+    return {name: tensors.array(name) for name in tensors}
 
 
-def _open_safetensors(path: Path) -> dict[str, _SafetensorsArray]:
-    file: Any = safetensors.safe_open(str(path), framework="pt")
-    return {name: _SafetensorsArray(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
-
-
-def _open_torch(path: Path) -> dict[str, Tensor]:
+def _open_torch(file: OpenedFile) -> dict[str, StoredArray]:
+    path = file.path
     in_zip = zipfile.is_zipfile(path)  # the format since PyTorch 1.6; only that can be mapped
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=in_zip)
     if isinstance(content, Tensor):
-        return {"": content}
+        content = {"": content}
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise SourceError(f"{path} holds something other than a dictionary of tensors")
-    return content
+    return {
+        name: _MappedArray(file, tensor) if in_zip else tensor for name, tensor in content.items()
+    }
 
 
 def _find_values(
@@ -289,7 +310,8 @@ def _find_tokens(
     chosen = options.token_ids or (str(beside) if "" in arrays and beside.is_file() else None)
     if chosen is not None:
         with _reading(f"token ids from {chosen}"):
-            return np.array(_map_npy(Path(chosen)))
+            ids = OpenedFile(Path(chosen))
+            return _whole(_array_of_npy(ids, ids))
     return _whole(arrays["tokens"]) if "tokens" in arrays else None
 
 

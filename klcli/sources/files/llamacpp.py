@@ -1,8 +1,6 @@
 """llama.cpp's base files, read; ``llamacpp_format`` says what stands in them."""
 
 import math
-import mmap
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +22,9 @@ from klcli.sources.files.llamacpp_format import (
 from klcli.sources.kinds import BASE_FILE_MAGIC
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import RowKind, Rows, block_rows, spans
-from klcli.sources.stored import StoredSource
+from klcli.sources.stored import FileSource
 from klcli.sources.vocabularies import load_vocabulary
+from klcli.storage.files import OpenedFile
 from klcli.text.protocols import BASE_FILE_PROTOCOL
 from klcli.text.vocabulary import IntArray, Vocabulary
 from klcli.text.windows import TokenizedDocument, Window, WindowTable
@@ -36,7 +35,7 @@ TOLERANCE = 1e-3
 """Nats: how far rounding may put the largest ln p of a row beyond what is possible."""
 
 
-class BaseFileSource(StoredSource):
+class BaseFileSource(FileSource):
     """A base file, opened; the predictions stay on disk.
 
     Attributes:
@@ -50,15 +49,16 @@ class BaseFileSource(StoredSource):
         name: str,
         header: Header,
         tokens: IntArray,
-        records: "Records",
+        file: OpenedFile,
         vocabulary: Vocabulary | None,
     ) -> None:
+        super().__init__(file)
         self.name = name
         self.width = header.width
         self.windows = _windows_of(name, header, tokens)
         self.vocabulary = vocabulary
         self._header = header
-        self._records = records
+        self._records = Records(file, header)
         self.provenance = {
             "source": name,
             "kind": "llama.cpp base file",
@@ -145,20 +145,18 @@ class BaseFileRows:
 
 
 class Records:
-    """The records of a base file, chunk after chunk, memory-mapped."""
+    """The records of a base file, chunk after chunk."""
 
-    def __init__(self, whole: mmap.mmap, header: Header) -> None:
-        self._whole = whole
-        self._width = header.width
-        codes = np.frombuffer(whole, dtype=CODE, offset=header.records_at)
-        self._codes = codes.reshape(-1, header.codes)
+    def __init__(self, file: OpenedFile, header: Header) -> None:
+        self._file = file
+        self._header = header
 
     def read(self, start: int, stop: int) -> FloatArray:
         """Records ``start`` to ``stop`` as ln p, float32 (stop - start, n_vocab)."""
-        log_p = decode(self._codes[start:stop], self._width)
-        if hasattr(mmap, "MADV_DONTNEED"):  # or what was read counts as ours until memory is short
-            self._whole.madvise(mmap.MADV_DONTNEED)
-        return log_p
+        header, size = self._header, CODE.itemsize * self._header.codes
+        content = self._file.read(header.records_at + start * size, (stop - start) * size)
+        codes = np.frombuffer(content, dtype=CODE).reshape(-1, header.codes)
+        return decode(codes, header.width)
 
 
 def open_base_file(spec: str, options: LoadOptions) -> BaseFileSource:
@@ -168,23 +166,17 @@ def open_base_file(spec: str, options: LoadOptions) -> BaseFileSource:
         SourceError: it is missing, foreign, truncated or too long, its header contradicts itself,
             or a token lies outside the vocabulary.
     """
-    path = Path(spec)
-    try:
-        header = _read_header(path)
-        with path.open("rb") as file:
-            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise SourceError(f"cannot read {spec}: {error.strerror or error}") from error
-    count = header.context * header.chunks
-    tokens = np.frombuffer(whole, dtype=TOKEN, count=count, offset=HEADER.size).astype(np.int64)
+    file = OpenedFile(Path(spec))
+    header = _read_header(file)
+    content = file.read(HEADER.size, header.records_at - HEADER.size)
+    tokens = np.frombuffer(content, dtype=TOKEN).astype(np.int64)
     _check_tokens(spec, tokens, header)
-    return BaseFileSource(spec, header, tokens, Records(whole, header), load_vocabulary(options))
+    return BaseFileSource(spec, header, tokens, file, load_vocabulary(options))
 
 
-def _read_header(path: Path) -> Header:
-    with path.open("rb") as file:
-        first = file.read(HEADER.size)
-        size = file.seek(0, os.SEEK_END)
+def _read_header(file: OpenedFile) -> Header:
+    path, size = file.path, file.size
+    first = file.read(0, min(size, HEADER.size))
     if first[: len(BASE_FILE_MAGIC)] != BASE_FILE_MAGIC:
         raise SourceError(
             f"{path} is not a base file of llama.cpp: it does not begin with _logits_"

@@ -19,8 +19,9 @@ from klcli.sources.files.positions import Position, listed_at_most, read_positio
 from klcli.sources.files.rounding import rounding_of
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import LARGEST_BLOCK, RowKind, Rows, TopBlock
-from klcli.sources.stored import StoredSource
+from klcli.sources.stored import FileSource
 from klcli.sources.vocabularies import load_vocabulary
+from klcli.storage.files import OpenedFile
 from klcli.text.vocabulary import NamedTokens, TokenNames, Vocabulary
 from klcli.text.windows import TokenizedDocument, Window, WindowTable
 
@@ -29,7 +30,7 @@ FOREIGN = 2**30
 """Ids from here on stand for tokens that the vocabulary lacks."""
 
 
-class TopLogprobsSource(StoredSource):
+class TopLogprobsSource(FileSource):
     """A file of top log-probabilities: one window for each text, kind ``topk``.
 
     Tokens that no vocabulary has are known by their bytes alone. ``number`` gives them ids, which
@@ -40,8 +41,13 @@ class TopLogprobsSource(StoredSource):
     lists_only = True
 
     def __init__(
-        self, name: str, texts: Sequence[Sequence[Position]], vocabulary: Vocabulary | None
+        self,
+        name: str,
+        texts: Sequence[Sequence[Position]],
+        file: OpenedFile,
+        vocabulary: Vocabulary | None,
     ) -> None:
+        super().__init__(file)
         self.name = name
         self.vocabulary = vocabulary
         self._texts = texts
@@ -113,7 +119,8 @@ def open_top_logprobs(spec: str, options: LoadOptions) -> TopLogprobsSource:
     """
     if not Path(spec).is_file():
         raise SourceError(f"no file of top log-probabilities at {spec!r}: check the path")
-    return TopLogprobsSource(spec, read_positions(spec), load_vocabulary(options))
+    file = OpenedFile(Path(spec))
+    return TopLogprobsSource(spec, read_positions(spec), file, load_vocabulary(options))
 
 
 def number_tokens(tokens: Iterable[bytes]) -> dict[bytes, int]:

@@ -12,7 +12,7 @@ from klcli.choices import Task
 from klcli.errors import SourceError, gist
 from klcli.sources.devices import batch_tokens_for
 from klcli.sources.head import Head
-from klcli.sources.hf.fingerprint import weights_fingerprint
+from klcli.sources.hf.fingerprint import weights_digest
 from klcli.sources.hf.proof import (
     Proof,
     bound_for,
@@ -212,14 +212,13 @@ class ModelSource(ABC):
             raise ValueError("the head does not stand alone")
         return self._head.matrix(self.state_dtype, self.device)
 
-    def identity(self) -> dict[str, Any]:
-        """What makes it the same source when a run goes on."""
-        about = {key: value for key, value in self.provenance.items() if key != "device"}
-        return about | {"weights": self.weights_fingerprint()}
+    def digest(self) -> str:
+        """A sha256 of the config and all weights."""
+        return weights_digest(self._model)
 
-    def weights_fingerprint(self) -> str:
-        """sha256 over the config and the weights."""
-        return weights_fingerprint(self._model)
+    def check_unchanged(self) -> None:
+        """Nothing to find out: a model was read when it was loaded."""
+        return None  # noqa: RET501
 
     def _probe(self) -> Tensor:
         """Two short windows of random tokens."""

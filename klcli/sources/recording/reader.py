@@ -15,10 +15,10 @@ from klcli.sources.options import LoadOptions
 from klcli.sources.recording.format import HEAD, RECORDING, TENSORS, rows_in, shard_name
 from klcli.sources.rows import HeadRows, RowKind, Rows, TopBlock, block_rows, spans
 from klcli.sources.stored import StoredSource
-from klcli.storage.files import check_file
-from klcli.storage.manifest import TOKENIZER
+from klcli.storage.files import FileState, OpenedFile, check_file
+from klcli.storage.manifest import MANIFEST, seal
 from klcli.storage.tables import read_vocabulary, read_windows
-from klcli.storage.tensors import TensorFile, open_tensors
+from klcli.storage.tensors import TensorFile
 from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import Window, plan_batches
 
@@ -28,7 +28,9 @@ class RecordingSource(StoredSource):
 
     vocabulary: Vocabulary
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any], device: str) -> None:
+    def __init__(
+        self, folder: Path, manifest: Mapping[str, Any], manifest_file: OpenedFile, device: str
+    ) -> None:
         self.name = str(folder)
         self.kind: RecordingKind = manifest["kind"]
         self.lists_only = self.kind == "topk"
@@ -42,6 +44,7 @@ class RecordingSource(StoredSource):
             "recording": self.name,
             "recording_kind": self.kind,
         }
+        self._seal, self._manifest_file = seal(manifest), manifest_file
         self._dtype = getattr(torch, manifest["dtype"])
         self._shards = Shards(folder, manifest)
         self._head: Head | None = None
@@ -58,6 +61,15 @@ class RecordingSource(StoredSource):
         head = None if self._head is None else self._head.reusing()
         for batch in batches:
             yield self._rows_of(batch, head)
+
+    def digest(self) -> str:
+        """The seal of its manifest, which has the sha256 of every file."""
+        return self._seal
+
+    def check_unchanged(self) -> None:
+        """Raise a SourceError where the manifest, or the shard that was read last, has changed."""
+        self._manifest_file.check_unchanged()
+        self._shards.check_unchanged()
 
     def _rows_of(self, batch: Sequence[Window], head: Callable[[Tensor], Tensor] | None) -> Rows:
         own = [Span(self._offsets[w.number], len(w.targets)) for w in batch]
@@ -128,8 +140,9 @@ class Shards:
         self._folder = folder
         self._rows_per_shard: int = manifest["rows_per_shard"]
         self._entries: Sequence[Mapping[str, Any]] = manifest["shards"]
-        self._open: tuple[int, TensorFile | None] = (-1, None)
-        self._checked: set[int] = set()
+        self._number = -1
+        self._open: TensorFile | None = None
+        self._states: dict[int, FileState] = {}
 
     def read(self, name: str, start: int, count: int) -> Tensor:
         """``count`` rows of one tensor from row ``start`` on.
@@ -146,16 +159,22 @@ class Shards:
             start += last - first
         return torch.cat(parts)
 
+    def check_unchanged(self) -> None:
+        """Raise a SourceError where the shard that is open is not what it was when it was checked.
+
+        The others were held against that when they were left.
+        """
+        if self._open is not None:
+            self._open.file.check_unchanged()
+
     def _shard(self, number: int) -> TensorFile:
-        last, shard = self._open
-        if shard is None or last != number:
-            path = self._folder / shard_name(number)
-            if number not in self._checked:
-                check_file(path, self._entries[number])
-                self._checked.add(number)
-            shard = TensorFile(path)
-            self._open = (number, shard)
-        return shard
+        if self._open is None or self._number != number:
+            self.check_unchanged()
+            path, entry = self._folder / shard_name(number), self._entries[number]
+            file = check_file(path, entry, self._states.get(number))
+            self._states[number] = file.state
+            self._number, self._open = number, TensorFile(file)
+        return self._open
 
 
 def open_recording(spec: str, options: LoadOptions) -> RecordingSource:
@@ -165,16 +184,14 @@ def open_recording(spec: str, options: LoadOptions) -> RecordingSource:
         SourceError: it is incomplete, damaged, foreign or of another version.
     """
     folder = Path(spec)
+    manifest_file = OpenedFile(folder / MANIFEST)
     manifest = RECORDING.read(folder)
     if not manifest["complete"]:
         raise SourceError(
             f"{spec} is incomplete ({rows_in(manifest):,} of {manifest['rows']:,} rows): run "
             "the same klcli record again, and it goes on from there"
         )
-    for name, entry in manifest["files"].items():
-        if name != TOKENIZER:  # checked where it is read
-            check_file(folder / name, entry)
-    return RecordingSource(folder, manifest, choose_device(options.device))
+    return RecordingSource(folder, manifest, manifest_file, choose_device(options.device))
 
 
 def row_offsets(windows: Sequence[Window], batch_tokens: int) -> dict[int, int]:
@@ -188,9 +205,14 @@ def row_offsets(windows: Sequence[Window], batch_tokens: int) -> dict[int, int]:
 
 
 def read_head(folder: Path, manifest: Mapping[str, Any], device: torch.device) -> Head:
-    """The output head of a recording of kind ``hidden``."""
-    with open_tensors(folder / HEAD) as file:
-        matrix = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
+    """The output head of a recording of kind ``hidden``.
+
+    Raises:
+        SourceError: its file is missing, truncated or altered.
+    """
+    tensors = TensorFile(check_file(folder / HEAD, manifest["files"][HEAD]))
+    matrix: dict[str, Tensor] = {name: tensors.array(name)[:].to(device) for name in tensors}
+    tensors.file.check_unchanged()
     settings = manifest["head"]
     return Head(
         project=torch.nn.Identity(),

@@ -127,7 +127,7 @@ def _request(
         "batch_tokens": batch_tokens,
         "dtype": source.provenance["dtype"],
         "compiled": source.provenance.get("compiled"),
-        "weights": source.weights_fingerprint(),
+        "digest": source.digest(),
         "tokenizer": source.vocabulary.fingerprint,
         "windows": windows_digest(table),
     }
