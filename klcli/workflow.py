@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -315,7 +316,8 @@ def _noise_floor(job: _Job) -> dict[str, Any] | None:
         batch_tokens=job.batch_tokens,
         vocabulary_size=job.alignment.vocabulary_size,
     )
-    return {"by": by, "kl": float(found.scores["kl"].mean()), "tokens": len(found.scores)}
+    kl = found.scores["kl"][~found.scores["excluded"]]
+    return {"by": by, "kl": float(kl.mean()) if len(kl) else math.nan, "tokens": len(kl)}
 
 
 def _folder(job: _Job, folder: Path, shard: Shard) -> contextlib.AbstractContextManager[RunFolder]:

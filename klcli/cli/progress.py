@@ -53,8 +53,9 @@ class Forecast:
 
     def at(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if self._first is None:
+        if self._first is None or done <= self._first[1]:  # the first batch, also of a second pass
             self._first = (now, done)
+            return
         begin, before = self._first
         if self._show is None or now - begin < self.AFTER:
             return

@@ -21,6 +21,7 @@ from klcli.judge.statistics import BOUNDS, QUANTILES
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 _GATE = re.compile(r"\s*(\w+)(?:\.(\w+))?\s*(<=|>=)\s*(\S+)\s*")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BASELINE = re.compile(r"(?:([^*]+)\*)?baseline")
 
 _MEANS = ("mean", "value", "net", "volume")
@@ -331,8 +332,6 @@ def _limit(text: str) -> tuple[float | None, bool]:
 
 
 def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
+    """A decimal number in ASCII: Python alone would also take ``1_0`` and the digits of others."""
+    number = float(text) if _NUMBER.fullmatch(text.strip()) else math.inf
     return number if math.isfinite(number) else None

@@ -31,6 +31,16 @@ def test_a_short_run_says_nothing(clock: list[float]) -> None:
     assert said == []
 
 
+def test_a_second_pass_of_a_single_batch_is_no_error(clock: list[float]) -> None:
+    """With --one-at-a-time the text is read twice, and each pass may be one batch."""
+    said: list[str] = []
+    forecast = Forecast(said.append)
+    forecast.at(128, 128)
+    clock.append(9.0)
+    forecast.at(128, 128)
+    assert said == []
+
+
 def test_a_quiet_run_says_nothing(clock: list[float]) -> None:
     forecast = Forecast(None)
     clock.append(100.0)
