@@ -231,7 +231,7 @@ def test_other_arguments_are_refused_by_name(
 ) -> None:
     before = files_of(base)
     for model, option, says in (
-        (candidate, WINDOWS, "weights was"),
+        (candidate, WINDOWS, "digest was"),
         (reference, (*WINDOWS, "--dtype", "bfloat16"), "dtype was float32 and is bfloat16"),
         (reference, ("--context", "32", "--limit", "2"), "context was 64 and is 32"),
         (reference, ("--context", "64"), "limit was 2 and is None"),

@@ -479,7 +479,7 @@ Change = Callable[[Live, Path], dict[str, Any]]
         (lambda live, text: {"kind": "logits"}, "kind was topk and is logits"),
         (lambda live, text: {"top_k": 9}, "top_k was 8 and is 9"),
         (lambda live, text: {"batch_tokens": 256}, "batch_tokens was 512 and is 256"),
-        (lambda live, text: {"source": live("candidate")}, "weights was"),
+        (lambda live, text: {"source": live("candidate")}, "digest was"),
         (lambda live, text: {"source": live(dtype="bfloat16")}, "dtype was float32 and is bf"),
         (
             lambda live, text: {"table": table_of(live(), text, context=32, limit=3)},
@@ -491,7 +491,7 @@ Change = Callable[[Live, Path], dict[str, Any]]
         ),
         (
             lambda live, text: {"table": table_of(live(), OTHER, context=33, limit=3)},
-            "corpora was",
+            "corpora.0 was",
         ),
     ],
     ids=["kind", "k", "batches", "weights", "dtype", "context", "limit", "text"],
