@@ -35,6 +35,7 @@ from klcli.sources.kinds import kind_of
 from klcli.sources.opening import open_source
 from klcli.sources.options import LoadOptions, RecordingFormat
 from klcli.sources.recording.format import RECORDING
+from klcli.sources.recording.reader import open_recording
 from klcli.sources.recording.writer import Recorded, record
 from klcli.text.corpus import Corpus, read_corpus
 from klcli.text.scope import Scope
@@ -182,8 +183,8 @@ def _recorded(
         software=software(),
         progress=request.hooks.progress,
     )
-    source = open_source(str(folder), load)
-    source.name, source.provenance = live.name, live.provenance
+    source = open_recording(str(folder), load)
+    source.stand_for(live)
     del live
     gc.collect()
     return source, alignment.notices

@@ -138,15 +138,7 @@ class OpenedFile:
         Raises:
             SourceError: it is not.
         """
-        with _reading(self.path):
-            now = _state_of(self.path.stat())
-        names = ("size", "time of change", "inode", "device")
-        changes = zip(names, self.state, now, strict=True)
-        if changed := [f"its {name} was {a} and is {b}" for name, a, b in changes if a != b]:
-            raise SourceError(
-                f"{self.path} changed while it was read ({changed[0]}): run the command again when "
-                "nobody writes to it"
-            )
+        check_state(self.path, self.state)
 
 
 @contextlib.contextmanager
@@ -155,6 +147,31 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def state_of(path: Path) -> FileState:
+    """What a file is at this moment.
+
+    Raises:
+        SourceError: there is none.
+    """
+    with _reading(path):
+        return _state_of(path.stat())
+
+
+def check_state(path: Path, before: FileState) -> None:
+    """Hold a file against what it was.
+
+    Raises:
+        SourceError: it was written to, replaced or removed.
+    """
+    names = ("size", "time of change", "inode", "device")
+    changes = zip(names, before, state_of(path), strict=True)
+    if changed := [f"its {name} was {a} and is {b}" for name, a, b in changes if a != b]:
+        raise SourceError(
+            f"{path} changed while it was read ({changed[0]}): run the command again when nobody "
+            "writes to it"
+        )
 
 
 def _state_of(found: os.stat_result) -> FileState:

@@ -165,6 +165,35 @@ def test_a_run_does_not_go_on_with_other_weights(
     assert "models.0.digest was" in refused.err
 
 
+def test_models_that_are_loaded_one_at_a_time_are_held_by_their_weights(
+    klcli: Run, model: Path, candidate: Path, corpus: Path, tmp_path: Path
+) -> None:
+    command = ("compare", model, candidate, corpus, "--context", "64", "--limit", "2")
+    kept = ("--run", tmp_path / "a.run", "--format", "json")
+    apart = klcli(*command, *kept, "--one-at-a-time")
+    assert apart.code == 0, apart.err
+    assert klcli(*command, *kept).out == apart.out
+    change_one_number(model)
+    refused = klcli(*command, *kept, "--one-at-a-time")
+    assert refused.code == 1
+    assert "models.0.digest was" in refused.err
+
+
+@pytest.mark.parametrize("command", ["perplexity", "record"])
+def test_weights_that_change_while_a_model_runs_are_an_error(
+    model: Path, corpus: Path, tmp_path: Path, command: str
+) -> None:
+    """Those in the machine's memory are mapped: what is written to the file is in the model."""
+
+    def change(_: int, __: int) -> None:
+        rewrite(model / "model.safetensors")
+
+    scope: dict[str, Any] = {"context": 16, "limit": 4, "batch_tokens": 16, "progress": change}
+    place = {"output": tmp_path / "r"} if command == "record" else {}
+    with pytest.raises(SourceError, match=r"model\.safetensors changed while it was read"):
+        getattr(package, command)(model, corpus, **place, device="cpu", **scope)
+
+
 def test_a_recording_does_not_go_on_with_other_weights(
     klcli: Run, model: Path, corpus: Path, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import transformers
 
 from klcli.errors import SourceError, gist
 from klcli.sources.options import LoadOptions
+from klcli.storage.files import FileState, state_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,17 @@ class Checkpoint:
     def is_gguf(self) -> bool:
         """Whether it is a GGUF file, which is dequantised as it is read."""
         return "gguf_file" in self.arguments
+
+    def weight_files(self) -> dict[Path, FileState]:
+        """The files of a folder that may hold its weights, and what they are now.
+
+        Weights that stay in the memory of the machine are mapped, not read: what is written to
+        these files would be in the model. A GGUF file is unpacked to memory, and the files of the
+        Hub's cache are never written to.
+        """
+        patterns = () if self.is_gguf else ("*.safetensors", "pytorch_model*.bin")
+        found = [path for pattern in patterns for path in Path(self.place).glob(pattern)]
+        return {path: state_of(path) for path in found}
 
 
 def locate(spec: str, options: LoadOptions) -> Checkpoint:

@@ -38,6 +38,7 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
             has no fast tokenizer.
     """
     device, checkpoint = choose_device(options.device), locate(spec, options)
+    files = checkpoint.weight_files()
     with quiet_transformers(), loading(spec):
         task = _task(spec, checkpoint, options)
         model, is_spread = _load_weights(spec, task, checkpoint, options, device)
@@ -52,6 +53,7 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
         if options.compile:
             compile_blocks(model)
         source = SOURCES[task](spec, model, vocabulary, options.revision, options.batch_tokens)
+    source.watch(files)
     if options.compile:
         source.provenance["compiled"] = True
     return source

@@ -1,8 +1,9 @@
 """What causal and masked models have in common: they read batches within a budget of ids."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from klcli.sources.hf.proof import (
     prove_head,
 )
 from klcli.sources.rows import HeadRows, TensorRows, block_rows
+from klcli.storage.files import FileState, check_state
 from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import Window
 
@@ -62,6 +64,8 @@ class ModelSource(ABC):
         self._head = self.proof.head
         self.width, self._dtype = self.proof.width, self.proof.dtype
         self.state_dtype: torch.dtype = model.dtype
+        self._digest: str | None = None
+        self._files: Mapping[Path, FileState] = {}
         self.provenance: dict[str, Any] = {
             "source": name,
             "kind": self.task,
@@ -213,12 +217,24 @@ class ModelSource(ABC):
         return self._head.matrix(self.state_dtype, self.device)
 
     def digest(self) -> str:
-        """A sha256 of the config and all weights."""
-        return weights_digest(self._model)
+        """A sha256 of the config and all weights, worked out once."""
+        if self._digest is None:
+            self._digest = weights_digest(self._model)
+        return self._digest
+
+    def watch(self, files: Mapping[Path, FileState]) -> None:
+        """Know the files that the model was loaded from, and what they were before.
+
+        Of weights that all lie on accelerators they are not needed any more.
+        """
+        is_copied = all(p.device.type not in ("cpu", "meta") for p in self._model.parameters())
+        self._files = {} if is_copied else files
+        self.check_unchanged()
 
     def check_unchanged(self) -> None:
-        """Nothing to find out: a model was read when it was loaded."""
-        return None  # noqa: RET501
+        """Raise a SourceError where a file that weights are mapped from was written to."""
+        for path, state in self._files.items():
+            check_state(path, state)
 
     def _probe(self) -> Tensor:
         """Two short windows of random tokens."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from klcli.choices import RecordingKind
 from klcli.errors import SourceError
+from klcli.sources import Source
 from klcli.sources.devices import choose_device
 from klcli.sources.head import Head
 from klcli.sources.options import LoadOptions
@@ -44,7 +45,7 @@ class RecordingSource(StoredSource):
             "recording": self.name,
             "recording_kind": self.kind,
         }
-        self._seal, self._manifest_file = seal(manifest), manifest_file
+        self._digest, self._manifest_file = seal(manifest), manifest_file
         self._dtype = getattr(torch, manifest["dtype"])
         self._shards = Shards(folder, manifest)
         self._head: Head | None = None
@@ -64,7 +65,11 @@ class RecordingSource(StoredSource):
 
     def digest(self) -> str:
         """The seal of its manifest, which has the sha256 of every file."""
-        return self._seal
+        return self._digest
+
+    def stand_for(self, model: Source) -> None:
+        """Be to everybody the model whose predictions these are."""
+        self.name, self.provenance, self._digest = model.name, model.provenance, model.digest()
 
     def check_unchanged(self) -> None:
         """Raise a SourceError where the manifest, or the shard that was read last, has changed."""

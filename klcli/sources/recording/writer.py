@@ -231,7 +231,9 @@ def _record_rows(
         for start in range(0, len(rows), rows.size):
             stop = min(start + rows.size, len(rows))
             if (begin := max(start, done - position)) < stop:
-                pending.add(_pack(manifest, rows, begin, stop))
+                part = _pack(manifest, rows, begin, stop)
+                source.check_unchanged()  # and nothing is kept of weights that changed
+                pending.add(part)
         position += len(rows)
         if progress is not None:
             progress(position, table.tokens)
