@@ -59,7 +59,7 @@ def test_a_report_says_that_its_models_were_compiled(
     assert klcli(*words, "--run", tmp_path / "a.run").code == 0
     again = klcli(*words, "--run", tmp_path / "a.run", "--compile")
     assert again.code == 1
-    assert "holds another run (models was" in again.err
+    assert "models.0.compiled was not noted and is True" in again.err
 
 
 @pytest.mark.slow
