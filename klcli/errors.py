@@ -13,6 +13,8 @@
 A message says what is wrong, with both sides' values where there are two, and what to do next.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -76,3 +78,56 @@ class Notice:
 def gist(error: BaseException) -> str:
     """The message of somebody else's error, in one line of bounded length."""
     return (" ".join(str(error).split()) or type(error).__name__)[:400]
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something of the system or of a library failed, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return gist(error)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a device or of the machine; torch has no one class for that."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "allocate memory" in text or "out of memory" in text
+    )
+
+
+@contextlib.contextmanager
+def reading(what: str, kind: type[KlcliError] = KlcliError) -> Iterator[None]:
+    """Say what was read where its reader fails: a broken file may break it in any way.
+
+    Raises:
+        KlcliError: of that kind; one that is raised inside stays as it is.
+    """
+    try:
+        yield
+    except KlcliError:
+        raise
+    except Exception as error:
+        reason = "memory ran out" if is_out_of_memory(error) else reason_of(error)
+        raise kind(f"cannot read {what}: {reason}") from error
+
+
+@contextlib.contextmanager
+def in_one_line() -> Iterator[None]:
+    """What the system refuses, as an error of ours. It stands around whatever a user starts.
+
+    Raises:
+        KlcliError: a file cannot be reached, or memory ran out.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        raise KlcliError(": ".join([*names, reason_of(error)])) from error
+    except MemoryError as error:
+        raise KlcliError(
+            "memory ran out: try --one-at-a-time, --dtype bfloat16, or smaller --batch-tokens"
+        ) from error

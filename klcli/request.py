@@ -32,6 +32,7 @@ from klcli.judge.until import Goal, parse_until
 from klcli.measure.shard import WHOLE, Shard, check_whole, parse_shard
 from klcli.sources.kinds import kind_of
 from klcli.sources.options import LoadOptions, RecordingFormat
+from klcli.storage.places import check_apart
 from klcli.text.corpus import STDIN
 from klcli.text.protocols import BASE_FILE_PROTOCOL, ProtocolName
 from klcli.text.scope import Scope
@@ -217,7 +218,14 @@ class Measurement:
                 raise UsageError("--until needs every token: leave out --allow-excluded")
         if self.limits.parsed:
             check_whole(self.keeping.part)
+        if self.keeping.run is not None:
+            check_apart("--run", self.keeping.run, self._inputs())
         object.__setattr__(self, "goal", goal)
+
+    def _inputs(self) -> list[str]:
+        """Every path that is read."""
+        named = [path for load in self.loads for path in (load.token_ids, load.tokenizer)]
+        return [*self.specs, *self.corpora, *filter(None, (*named, self.limits.baseline))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +249,8 @@ class Recording:
         check_fields(self)
         if self.is_base_file:
             self._check_base_file()
+        named = filter(None, (self.load.token_ids, self.load.tokenizer))
+        check_apart("--output", self.output, [self.model, *self.corpora, *named])
 
     @property
     def is_base_file(self) -> bool:

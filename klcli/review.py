@@ -14,6 +14,7 @@ from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.measure.shard import check_whole, parse_shard
 from klcli.request import Limits, Metrics, Review
 from klcli.runs.folder import RUN, check_shards, join_runs, open_run
+from klcli.storage.places import check_apart
 
 
 def review(request: Review) -> Report:
@@ -37,6 +38,7 @@ def merge(runs: Sequence[str], output: str) -> Report:
     Raises:
         KlcliError: a shard is missing, incomplete, twice there, or of another run.
     """
+    check_apart("--run", output, runs)
     saved = [open_run(Path(run)) for run in runs]
     check_shards(saved)
     RUN.check_place(Path(output))

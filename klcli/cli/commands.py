@@ -24,6 +24,11 @@ from klcli.errors import ExitCode
 if TYPE_CHECKING:
     from klcli.judge.report import Report
 
+PLACES = (
+    "run", "baseline", "tokenizer", "token_ids", "reference_token_ids", "candidate_token_ids"
+)  # fmt: skip
+"""Options that name what a command reads, or the folder that it keeps."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="klcli", message="%(prog)s %(version)s")
@@ -175,7 +180,7 @@ def merge(saved: tuple[str, ...], whole: str, **options: Any) -> int:
         join(saved, whole)
         return run(whole, **settings)
 
-    return _run(job, saved, **options)
+    return _run(job, (*saved, whole), **options)
 
 
 @cli.command()
@@ -217,7 +222,8 @@ def _run(
     from klcli.render.files import check_outputs, write_outputs
     from klcli.render.view import View
 
-    check_outputs(outputs, inputs)
+    named = [path for option, path in options.items() if option in PLACES and path is not None]
+    check_outputs(outputs, (*inputs, *named))
     with progress_hooks(quiet or not torchrun.is_first_rank()) as hooks:
         report = job(**options, **hooks)
     if not torchrun.is_first_rank():

@@ -7,11 +7,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from klcli.choices import RowKind
 from klcli.measure.kernels import dispatch
 from klcli.measure.kernels.exact import log_probabilities, mass_above
 from klcli.measure.kernels.sides import Side, Whole, divergences, read_side
 from klcli.measure.scores import SIDES
-from klcli.sources.rows import RowKind, Rows, TopBlock
+from klcli.sources.rows import Rows, TopBlock
 
 CPU_SLICE = 2**17
 """How many logits the kernel takes at once on a CPU, so that its temporaries stay in the cache."""

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from klcli.choices import RowKind
 from klcli.hooks import Progress
 from klcli.measure.blocks import MeasuredBlock, block_of, measure
 from klcli.measure.gathered import Evaluation, Gathered, ScoredBatch
 from klcli.measure.scores import CONFIDENCE_EDGES, SIDES
 from klcli.measure.shard import WHOLE, Shard
 from klcli.sources import Source
-from klcli.sources.rows import RowKind, Rows, TensorRows
+from klcli.sources.rows import Rows, TensorRows
 from klcli.text.windows import WindowTable, plan_batches
 
 

@@ -17,7 +17,7 @@ from klcli.measure.scores import (
 from klcli.text.windows import WindowTable
 
 if TYPE_CHECKING:
-    from klcli.sources.rows import RowKind
+    from klcli.choices import RowKind
 
 
 KEPT_ROWS = 4096

@@ -12,6 +12,7 @@ from klcli.judge.report import Report
 from klcli.render.data import RENDERERS, format_of
 from klcli.render.view import DEFAULT_VIEW, View
 from klcli.storage.files import temporary_beside
+from klcli.storage.places import check_apart
 
 
 def check_outputs(paths: Iterable[str], inputs: Iterable[str] = ()) -> None:
@@ -19,16 +20,15 @@ def check_outputs(paths: Iterable[str], inputs: Iterable[str] = ()) -> None:
 
     Raises:
         UsageError: an ending that stands for no format, a file that is named twice, or one that is
-            among the ``inputs``.
+            or lies in one of the ``inputs``.
         OutputError: a folder that is missing or write-protected, or a path that is a folder.
     """
     seen: dict[Path, str] = {}
-    read = {_target(path) for path in inputs}
+    read = tuple(inputs)
     for path in paths:
         format_of(path)
         target = _target(path)
-        if target in read:
-            raise UsageError(f"--output {path} is an input of this run: choose another file")
+        check_apart("--output", path, read)
         if target in seen:
             raise UsageError(
                 f"--output {seen[target]} and --output {path} are one file: leave one out"

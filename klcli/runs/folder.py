@@ -12,18 +12,28 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import safetensors.numpy
 
-from klcli.errors import MismatchError, Notice, SourceError, UsageError
+from klcli.choices import RowKind
+from klcli.errors import MismatchError, Notice, SourceError, UsageError, reading
 from klcli.measure.gathered import Evaluation, ScoredBatch, gather
 from klcli.measure.shard import WHOLE, Shard, parse_shard
 from klcli.sources.conditions import Conditions
 from klcli.storage import manifest as manifests
+from klcli.storage import schema
 from klcli.storage.files import check_file, put, read_checked
-from klcli.storage.manifest import TOKENIZER, WINDOWS, FolderFormat
+from klcli.storage.manifest import (
+    ENTRY,
+    SPECIAL_IDS,
+    TOKENIZER,
+    WINDOWS,
+    FolderFormat,
+    manifest_schema,
+)
+from klcli.storage.schema import SchemaError
 from klcli.storage.tables import (
     describe,
     read_vocabulary,
@@ -35,13 +45,62 @@ from klcli.storage.tables import (
 from klcli.text.vocabulary import NamedTokens, NumberedTokens, TokenNames, Vocabulary
 from klcli.text.windows import WindowTable
 
+REPORT = "report.json"
+_PART = {
+    "name": schema.name(r"part-\d{5}\.safetensors"),
+    "padded_mass": schema.each(schema.number),
+    "kinds": schema.each(schema.word(*get_args(RowKind))),
+}
+_MANIFEST = manifest_schema(
+    {
+        "request": schema.fields(
+            {"windows": schema.sha256, "shard": schema.maybe(schema.name("[0-9]+/[0-9]+"))}
+        ),
+        "paired": schema.flag,
+        "keep": schema.count,
+        "vocabulary_size": schema.positive,
+        "models": schema.each(schema.fields({"source": schema.text})),
+        "environment": schema.table,
+        "notices": schema.items(schema.fields({"code": schema.text, "message": schema.text})),
+        "names": schema.either(
+            schema.fields({"tokenizer": SPECIAL_IDS}),
+            schema.fields(
+                {
+                    "size": schema.positive,
+                    "pieces": schema.each(schema.name("([0-9a-f]{2})*"), key=schema.name("[0-9]+")),
+                }
+            ),
+        ),
+        "parts": schema.items(schema.fields({**_PART, **ENTRY})),
+    }
+)
+
+
+def _check_manifest(manifest: Any, where: str) -> None:
+    """What its fields must look like; the parts have the names that they were written under."""
+    _MANIFEST(manifest, where)
+    for number, part in enumerate(manifest["parts"]):
+        if part["name"] != part_name(number):
+            raise SchemaError(f"part {number} has the name {part['name']}")
+    roles = {"reference", "candidate"} if manifest["paired"] else {"model"}
+    if set(manifest["models"]) != roles:
+        raise SchemaError(f"models are {sorted(manifest['models'])} and should be {sorted(roles)}")
+    if "tokenizer" in manifest["names"] and TOKENIZER not in manifest["files"]:
+        raise SchemaError(f"files has no {TOKENIZER!r}")
+
+
+def part_name(number: int) -> str:
+    """The file of a part."""
+    return f"part-{number:05}.safetensors"
+
+
 RUN = FolderFormat(
     name="klcli.run",
     versions=(1,),
     noun="run",
     own_files=r"part-\d{5}\.safetensors|report\.json\.tmp",
+    schema=_check_manifest,
 )
-REPORT = "report.json"
 
 
 PART_ROWS = 8192
@@ -124,7 +183,7 @@ class RunFolder:
         if not self._pending:
             return
         parts = self.manifest["parts"]
-        name = f"part-{len(parts):05}.safetensors"
+        name = part_name(len(parts))
         joined = _join(self._pending)
         entry = put(self.folder / name, safetensors.numpy.save(_tensors(joined)))
         entry |= {"name": name, "padded_mass": joined.padded_mass, "kinds": joined.kinds}
@@ -211,7 +270,8 @@ def joined(runs: Sequence[SavedRun], per_bin: int) -> Evaluation:
     """
     first = runs[0]
     parts = (part for run in runs for part in run.parts())
-    found = gather(parts, first.table, paired=first.facts.paired, per_bin=per_bin)
+    with reading(f"the run {first.folder}", SourceError):
+        found = gather(parts, first.table, paired=first.facts.paired, per_bin=per_bin)
     is_whole = len(runs) == first.shard.of
     if is_whole and (missing := first.table.tokens - found.table.tokens):
         raise SourceError(
@@ -290,13 +350,14 @@ def open_run(folder: Path) -> SavedRun:
     for name, entry in manifest["files"].items():
         if name not in (WINDOWS, TOKENIZER):  # checked where they are read
             check_file(folder / name, entry)
-    return SavedRun(
-        folder=folder,
-        manifest=manifest,
-        facts=RunFacts.from_manifest(manifest),
-        table=read_windows(folder, manifest),
-        names=_read_names(folder, manifest),
-    )
+    with reading(f"the run {folder}", SourceError):
+        return SavedRun(
+            folder=folder,
+            manifest=manifest,
+            facts=RunFacts.from_manifest(manifest),
+            table=read_windows(folder, manifest),
+            names=_read_names(folder, manifest),
+        )
 
 
 def _begin(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from klcli.errors import SourceError, reading
 from klcli.sources import Source
 from klcli.sources.kinds import SourceKind, kind_of
 from klcli.sources.options import LoadOptions
@@ -13,7 +14,11 @@ def open_source(spec: str, options: LoadOptions) -> Source:
     Raises:
         SourceError: it cannot be opened.
     """
-    return _OPENERS[kind_of(spec)](spec, options)
+    kind = kind_of(spec)
+    if kind == "model":
+        return _open_model(spec, options)
+    with reading(f"the {kind} {spec}", SourceError):
+        return _OPENERS[kind](spec, options)
 
 
 def _open_recording(spec: str, options: LoadOptions) -> Source:
@@ -51,6 +56,5 @@ _OPENERS: Mapping[SourceKind, Callable[[str, LoadOptions], Source]] = {
     "llama.cpp base file": _open_base_file,
     "top log-probabilities": _open_top_logprobs,
     "logit file": _open_arrays,
-    "model": _open_model,
 }
 """Who opens what; each is imported when it is needed, for models bring transformers with them."""

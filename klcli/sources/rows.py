@@ -5,12 +5,12 @@ made of instead, and make one block of them when it is asked for.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-RowKind = Literal["logits", "log_probs", "truncated", "topk"]
+from klcli.choices import RowKind
 
 LARGEST_BLOCK = 512
 SMALLEST_BLOCK = 16

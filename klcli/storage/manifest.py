@@ -17,7 +17,9 @@ from typing import Any
 import filelock
 
 from klcli.errors import OutputError, SourceError
+from klcli.storage import schema
 from klcli.storage.files import is_temporary, put
+from klcli.storage.schema import Check, SchemaError
 
 MANIFEST, WINDOWS, TOKENIZER, LOCK = (
     "manifest.json",
@@ -25,6 +27,36 @@ MANIFEST, WINDOWS, TOKENIZER, LOCK = (
     "tokenizer.json",
     "lock",
 )
+
+SHARED_FILES = rf"{re.escape(MANIFEST)}|{re.escape(WINDOWS)}|{re.escape(TOKENIZER)}|{LOCK}"
+"""A pattern of the names that files have in all kinds of folders."""
+
+ENTRY: Mapping[str, Check] = {"bytes": schema.count, "sha256": schema.sha256}
+"""What a manifest says of a file."""
+SPECIAL_IDS = schema.each(
+    schema.maybe(schema.count), key=schema.word("bos_id", "eos_id", "mask_id", "unknown_id"),
+    needs=("bos_id", "eos_id"),
+)  # fmt: skip
+
+
+def manifest_schema(own: Mapping[str, Check]) -> Check:
+    """What a manifest must look like: what all have, and what one kind of folder has."""
+    shared = {
+        "complete": schema.flag,
+        "request": schema.table,
+        "protocol": schema.each(schema.maybe(schema.either(schema.integer, schema.text))),
+        "corpora": schema.items(schema.fields({"name": schema.text, "sha256": schema.sha256})),
+        "documents": schema.items(schema.text, least=1),
+        "files": schema.each(
+            schema.fields(ENTRY),
+            key=schema.name(
+                rf"{re.escape(WINDOWS)}|{re.escape(TOKENIZER)}|head\.safetensors|report\.json"
+            ),
+            needs=(WINDOWS,),
+        ),
+    }
+    masking = {"mask_id": schema.maybe(schema.count), "every": schema.maybe(schema.positive)}
+    return schema.fields({**shared, **own}, {"masking": schema.maybe(schema.fields(masking))})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +68,14 @@ class FolderFormat:
         versions: the versions that this klcli reads.
         noun: what a user calls it.
         own_files: a pattern of the names of its files, without those that all kinds have.
+        schema: what its manifest must look like.
     """
 
     name: str
     versions: tuple[int, ...]
     noun: str
     own_files: str
+    schema: Check
 
     def is_at(self, folder: Path) -> bool:
         """Whether a path is such a folder, complete or not."""
@@ -72,6 +106,10 @@ class FolderFormat:
             raise SourceError(
                 f"the manifest of {folder} is damaged or was altered: make the {self.noun} again"
             )
+        try:
+            self.schema(manifest, "")
+        except SchemaError as error:
+            raise SourceError(f"the manifest of {folder} is damaged: {error}") from error
         return manifest
 
     def read_to_go_on(self, folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +161,8 @@ class FolderFormat:
         self.check_place(folder)
         try:
             folder.mkdir(exist_ok=True)
+            if (folder / LOCK).is_symlink():  # whose target would be emptied
+                raise OutputError(f"{folder / LOCK} is a link: remove it, or choose another folder")
             with filelock.FileLock(folder / LOCK, timeout=0):
                 for path in folder.iterdir():
                     if self._is_left_over(path.name):
@@ -136,8 +176,7 @@ class FolderFormat:
             raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from error
 
     def _is_own(self, name: str) -> bool:
-        is_shared = name in (MANIFEST, WINDOWS, TOKENIZER, LOCK)
-        return is_shared or re.fullmatch(self.own_files, name) is not None
+        return re.fullmatch(f"{SHARED_FILES}|{self.own_files}", name) is not None
 
     def _is_left_over(self, name: str) -> bool:
         """Whether a kill has left it; klcli 0.1.0 put ``.tmp`` behind the name of the file."""

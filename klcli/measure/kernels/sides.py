@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from klcli.choices import RowKind
 from klcli.errors import MismatchError
 from klcli.measure.kernels import exact, topk, truncated
 from klcli.measure.kernels.constants import TOP
-from klcli.sources.rows import RowKind, TopBlock
+from klcli.sources.rows import TopBlock
 
 
 @dataclass(frozen=True, slots=True)

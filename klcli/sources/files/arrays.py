@@ -19,11 +19,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from klcli.choices import ValueKind
+from klcli.choices import RowKind, ValueKind
 from klcli.errors import SourceError
 from klcli.sources.files.sums import find_wrong_sum
 from klcli.sources.options import LoadOptions
-from klcli.sources.rows import FILE_BYTES, RowKind, block_rows, spans
+from klcli.sources.rows import FILE_BYTES, block_rows, spans
 from klcli.sources.stored import FileSource
 from klcli.sources.vocabularies import load_vocabulary
 from klcli.storage.files import OpenedFile

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from klcli.choices import RowKind
 from klcli.errors import MismatchError, SourceError
 from klcli.sources.files.llamacpp_format import (
     CODE,
@@ -21,7 +22,7 @@ from klcli.sources.files.llamacpp_format import (
 )
 from klcli.sources.kinds import BASE_FILE_MAGIC
 from klcli.sources.options import LoadOptions
-from klcli.sources.rows import RowKind, Rows, block_rows, spans
+from klcli.sources.rows import Rows, block_rows, spans
 from klcli.sources.stored import FileSource
 from klcli.sources.vocabularies import load_vocabulary
 from klcli.storage.files import OpenedFile

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from klcli.choices import RowKind
 from klcli.errors import SourceError
 from klcli.sources import UNBOUNDED
 from klcli.sources.files.positions import Position, listed_at_most, read_positions
 from klcli.sources.files.rounding import rounding_of
 from klcli.sources.options import LoadOptions
-from klcli.sources.rows import LARGEST_BLOCK, RowKind, Rows, TopBlock
+from klcli.sources.rows import LARGEST_BLOCK, Rows, TopBlock
 from klcli.sources.stored import FileSource
 from klcli.sources.vocabularies import load_vocabulary
 from klcli.storage.files import OpenedFile

@@ -23,20 +23,60 @@ place of a hidden one, and how often.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from klcli.choices import RecordingKind, Task
-from klcli.storage import tables
-from klcli.storage.manifest import FolderFormat
+from klcli.storage import schema, tables
+from klcli.storage.manifest import ENTRY, SPECIAL_IDS, TOKENIZER, FolderFormat, manifest_schema
+from klcli.storage.schema import SchemaError
 from klcli.text.vocabulary import Vocabulary
 
 VERSIONS: Mapping[Task, int] = {"causal": 1, "masked": 2}
 HEAD = "head.safetensors"
+_SCALE = schema.maybe(schema.number)
+_HEAD = {"size": schema.positive, "multiplier": _SCALE, "divisor": _SCALE, "softcap": _SCALE}
+_MANIFEST = manifest_schema(
+    {
+        "kind": schema.word(*get_args(RecordingKind)),
+        "model": schema.fields(dict.fromkeys(("source", "dtype", "architecture"), schema.text)),
+        "vocabulary": SPECIAL_IDS,
+        "width": schema.positive,
+        "dtype": schema.word("float16", "bfloat16", "float32", "float64"),
+        "self_kl": schema.fields(
+            {"largest": schema.maybe(schema.number), "noise": schema.maybe(schema.number)}
+        ),
+        "head": schema.maybe(schema.fields(_HEAD)),
+        "batch_tokens": schema.positive,
+        "rows": schema.positive,
+        "rows_per_shard": schema.positive,
+        "shards": schema.items(schema.fields({"rows": schema.positive, **ENTRY})),
+    }
+)
+
+
+def _check_manifest(manifest: Any, where: str) -> None:
+    """What its fields must look like, and how they hang together."""
+    _MANIFEST(manifest, where)
+    needed = (TOKENIZER, HEAD) if manifest["kind"] == "hidden" else (TOKENIZER,)
+    if missing := [name for name in needed if name not in manifest["files"]]:
+        raise SchemaError(f"files has no {missing[0]!r}")
+    if manifest["kind"] == "hidden" and manifest["head"] is None:
+        raise SchemaError("head is null and should say how the output head is applied")
+    *full, last = [shard["rows"] for shard in manifest["shards"]] or [0]
+    size, rows = manifest["rows_per_shard"], manifest["rows"]
+    recorded = sum(full) + last
+    if any(one != size for one in full) or last > size or recorded > rows:
+        raise SchemaError(f"its shards do not have {size} rows each and {rows} in all")
+    if manifest["complete"] and recorded != rows:
+        raise SchemaError(f"it has {recorded} of {rows} rows and says that it is complete")
+
+
 RECORDING = FolderFormat(
     name="klcli.recording",
     versions=tuple(VERSIONS.values()),
     noun="recording",
     own_files=r"head\.safetensors|shard-\d{5}\.safetensors",
+    schema=_check_manifest,
 )
 TENSORS: Mapping[RecordingKind, tuple[str, ...]] = {
     "hidden": ("hidden",),

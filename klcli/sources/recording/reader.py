@@ -7,14 +7,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from klcli.choices import RecordingKind
+from klcli.choices import RecordingKind, RowKind
 from klcli.errors import SourceError
 from klcli.sources import Source
 from klcli.sources.devices import choose_device
 from klcli.sources.head import Head
 from klcli.sources.options import LoadOptions
 from klcli.sources.recording.format import HEAD, RECORDING, TENSORS, rows_in, shard_name
-from klcli.sources.rows import HeadRows, RowKind, Rows, TopBlock, block_rows, spans
+from klcli.sources.rows import HeadRows, Rows, TopBlock, block_rows, spans
 from klcli.sources.stored import StoredSource
 from klcli.storage.files import FileState, OpenedFile, check_file
 from klcli.storage.manifest import MANIFEST, seal
@@ -51,6 +51,11 @@ class RecordingSource(StoredSource):
         self._head: Head | None = None
         if self.kind == "hidden":
             self._head = read_head(folder, manifest, self.device)
+        if self.windows.tokens != manifest["rows"]:
+            raise SourceError(
+                f"{folder} has {manifest['rows']} rows, and windows with {self.windows.tokens} "
+                "scored tokens: record again"
+            )
         self._offsets = row_offsets(self.windows.windows, self._batch_tokens)
 
     def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[Rows]:
