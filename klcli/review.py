@@ -13,7 +13,8 @@ from klcli.judge.saved import conclude_runs, noise_floor_of, open_baseline, read
 from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.measure.shard import check_whole, parse_shard
 from klcli.request import Limits, Metrics, Review
-from klcli.runs.folder import RUN, check_shards, join_runs, open_run
+from klcli.runs.folder import check_shards, join_runs, open_run
+from klcli.runs.format import RUN
 from klcli.storage.places import check_apart
 
 

@@ -23,7 +23,8 @@ from klcli.measure.evaluate import evaluate
 from klcli.measure.gathered import Evaluation
 from klcli.measure.shard import WHOLE, Shard
 from klcli.request import Measurement, Recording
-from klcli.runs.folder import RUN, RunFacts, RunFolder, writing
+from klcli.runs.folder import RunFacts, RunFolder, writing
+from klcli.runs.format import RUN
 from klcli.runs.ranks import Ranks, RankStore, joined_ranks
 from klcli.sources import Source, identity_of
 from klcli.sources.conditions import conditions_of, software

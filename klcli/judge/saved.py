@@ -10,7 +10,8 @@ from klcli.judge.baseline import BaselineRun
 from klcli.judge.conclude import Judging, conclude
 from klcli.judge.report import Report, read_report
 from klcli.measure.shard import WHOLE, check_whole, parse_shard
-from klcli.runs.folder import REPORT, RUN, SavedRun, joined, open_run
+from klcli.runs.folder import REPORT, SavedRun, joined, open_run
+from klcli.runs.format import RUN
 from klcli.storage.files import check_file
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import klcli as package
-from klcli.runs.folder import RUN, RunFolder
+from klcli.runs.folder import RunFolder
+from klcli.runs.format import RUN
 from klcli.storage import manifest as manifests
 from tests.running import Outcome, Run
 

@@ -11,7 +11,7 @@ import pytest
 
 import klcli as package
 from klcli.errors import KlcliError
-from klcli.runs.folder import RUN
+from klcli.runs.format import RUN
 from klcli.storage import manifest as manifests
 from tests.running import Outcome, Run
 

@@ -20,7 +20,6 @@ from klcli.measure.gathered import Evaluation
 from klcli.measure.shard import WHOLE, Shard, parse_shard
 from klcli.runs import folder as runs
 from klcli.runs.folder import (
-    RUN,
     RunFacts,
     RunFolder,
     check_shards,
@@ -29,6 +28,7 @@ from klcli.runs.folder import (
     open_run,
     writing,
 )
+from klcli.runs.format import RUN
 from klcli.sources.conditions import Conditions
 from klcli.storage.files import put
 from klcli.text.vocabulary import NumberedTokens

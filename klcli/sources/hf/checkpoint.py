@@ -86,20 +86,34 @@ def loading(spec: str) -> Iterator[None]:
         raise SourceError(f"cannot load {spec}: {type(error).__name__}: {gist(error)}") from error
 
 
+_LOGGERS = ("accelerate", "bitsandbytes", "compressed_tensors", "torchao", "torch.utils._pytree")
+"""Loggers that give advice to developers while a model is loaded."""
+
+
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars or advice of transformers and accelerate on our stderr while it loads."""
+    """No progress bars or advice of transformers and its helpers on our stderr while it loads."""
     own = transformers.utils.logging
     verbosity, bars = own.get_verbosity(), own.is_progress_bar_enabled()
-    splitter = logging.getLogger("accelerate")
-    level = splitter.level
     own.set_verbosity_error()
     own.disable_progress_bar()
-    splitter.setLevel(logging.ERROR)
+    try:
+        with contextlib.ExitStack() as stack:
+            for name in _LOGGERS:
+                stack.enter_context(_only_errors(name))
+            yield
+    finally:
+        own.set_verbosity(verbosity)
+        if bars:
+            own.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _only_errors(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        own.set_verbosity(verbosity)
-        splitter.setLevel(level)
-        if bars:
-            own.enable_progress_bar()
+        logger.setLevel(level)
