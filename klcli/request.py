@@ -64,6 +64,7 @@ class RunOptions(TypedDict, total=False):
     device: str
     revision: str | None
     trust_remote_code: bool
+    allow_unused_weights: bool
     compile: bool
     values: ValueChoice
     token_ids: AnyPath | None

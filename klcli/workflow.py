@@ -80,26 +80,30 @@ def keep_predictions(request: Recording) -> Recorded:
             f"a .kld file holds what causal models predict, and {request.model} is masked"
         )
     hooks.begin("reading the text")
-    table = align([source], corpora, request.scope).table
+    found = align([source], corpora, request.scope)
+    table = found.table
     _announce(table, hooks)
     batch_tokens = request.batch_tokens or batch_tokens_for([source.device])
+    progress = hooks.progress
     if not request.is_base_file:
-        return record(
+        done = record(
             source,
             table,
             output,
             request.format,
             batch_tokens=batch_tokens,
             software=software(),
-            progress=hooks.progress,
+            progress=progress,
         )
-    write_base_file(output, source, table, batch_tokens=batch_tokens, progress=hooks.progress)
+        return replace(done, notices=found.notices)
+    write_base_file(output, source, table, batch_tokens=batch_tokens, progress=progress)
     return Recorded(
         kind="llama.cpp base file",
         reason=None,
         rows=table.tokens,
         rows_before=0,
         bytes=output.stat().st_size,
+        notices=found.notices,
     )
 
 
@@ -293,15 +297,29 @@ def _plan(job: _Job) -> list[list[int]]:
 
 
 def _concluded(job: _Job, evaluation: Evaluation, noise_floor: dict[str, Any] | None) -> Report:
+    notices = (*job.alignment.notices, *_same_model(job.sources, evaluation))
     return conclude(
         evaluation,
-        replace(job.alignment, table=evaluation.table),
+        replace(job.alignment, table=evaluation.table, notices=notices),
         job.facts.conditions,
         job.judging,
         shown_outliers=job.facts.outliers,
         noise_floor=noise_floor,
         shard=job.request.keeping.part,
     )
+
+
+def _same_model(sources: Sequence[Source], evaluation: Evaluation) -> Iterator[Notice]:
+    """That the candidate is the reference, where nothing differs: perhaps it is a wrong path."""
+    is_live = len(sources) == 2 and all(source.is_live for source in sources)
+    if not is_live or evaluation.scores["kl"].any():
+        return
+    reference, candidate = sources
+    if reference.digest() == candidate.digest():
+        yield Notice(
+            code="same_model",
+            message=f"{reference.name} and {candidate.name} have the same weights, to the last bit",
+        )
 
 
 def _noise_floor(job: _Job) -> dict[str, Any] | None:

@@ -35,4 +35,5 @@ def align(sources: Sequence[Source], corpora: Sequence[Corpus], scope: Scope) ->
     table = found.table.limited(scope.limit)
     check_ids(table, sources)
     shifted = [notice for source in sources if (notice := off_by_one(source, table)) is not None]
-    return replace(found, table=table, notices=(*notices, *found.notices, *shifted))
+    own = [notice for source in sources for notice in source.notices]
+    return replace(found, table=table, notices=(*own, *notices, *found.notices, *shifted))

@@ -121,8 +121,9 @@ def record(model: str, corpus: tuple[str, ...], output: str, quiet: bool, **opti
     with progress_hooks(quiet) as hooks:
         done = run(model, corpus, output, **(options | hooks))
     if not quiet:
-        if done.reason:
-            click.echo(f"Warning: {safe(done.reason)}", err=True)
+        for warning in (done.reason, *(notice.message for notice in done.notices)):
+            if warning is not None:
+                click.echo(f"Warning: {safe(warning)}", err=True)
         new = done.rows - done.rows_before
         click.echo(
             f"{safe(output)}: {done.kind}, {done.rows:,} tokens ({new:,} new), "

@@ -183,6 +183,11 @@ def source_options(*, sided: bool) -> Callable[[Command], Command]:
             help="Run Python code that comes with a model. Only for models you trust.",
         ),
         click.option(
+            "--allow-unused-weights",
+            is_flag=True,
+            help="Run a model although its checkpoint has weights that it does not take.",
+        ),
+        click.option(
             "--compile",
             is_flag=True,
             help="Compile the blocks of models with torch.compile, which takes a while: for long "

@@ -92,7 +92,14 @@ def conclude(
         warnings=[
             *alignment.notices,
             *shard_notices(shard, len(scores)),
-            *find_notices(evaluation, counts, about_clusters, metrics, alignment.table.protocol),
+            *find_notices(
+                evaluation,
+                counts,
+                about_clusters,
+                metrics,
+                alignment.table.protocol,
+                conditions.models,
+            ),
             *notices,
         ],
         until=judging.until.summary() if judging.until is not None else None,

@@ -9,6 +9,7 @@ import numpy as np
 from klcli.errors import Notice
 from klcli.judge.intervals import Metric
 from klcli.measure.gathered import Evaluation
+from klcli.measure.scores import TOPS
 from klcli.measure.shard import WHOLE, Shard
 
 PADDED_MASS = 1e-6
@@ -24,13 +25,14 @@ def find_notices(
     clusters: Mapping[str, Any],
     metrics: Mapping[str, Metric],
     protocol: Mapping[str, Any],
+    models: Mapping[str, Mapping[str, Any]],
 ) -> list[Notice]:
     """Every notice that a run deserves.
 
-    ``counts``, ``clusters``, ``metrics`` and ``protocol`` are those of the report.
+    ``counts``, ``clusters``, ``metrics``, ``protocol`` and ``models`` are those of the report.
     """
     found = [
-        *_excluded(counts),
+        *_excluded(evaluation, counts, models),
         *_infinite(counts),
         *_padded_mass(evaluation),
         *_few_clusters(clusters["count"]),
@@ -59,12 +61,24 @@ def shard_notices(shard: Shard, tokens: int) -> list[Notice]:
     ]
 
 
-def _excluded(counts: Mapping[str, int | None]) -> Found:
-    if excluded := counts["excluded"]:
+def _excluded(
+    evaluation: Evaluation,
+    counts: Mapping[str, int | None],
+    models: Mapping[str, Mapping[str, Any]],
+) -> Found:
+    if not counts["excluded"]:
+        return
+    scores = evaluation.scores
+    for top, (role, model) in zip(TOPS[len(models)], models.items(), strict=True):
+        hit = sum(int((part["excluded"] & (part[top] < 0)).sum()) for _, part in scores.blocks())
+        if not hit:
+            continue
+        advice = "; float16 overflows where bfloat16 does not: try --dtype bfloat16"
         yield (
             "excluded",
-            f"{excluded} of {counts['tokens']} tokens are left out: a model gave NaN or +inf "
-            "there; they count in no number",
+            f"{hit} of {counts['tokens']} tokens are left out: the {role} ({model['source']}) gave "
+            "NaN or +inf there; they count in no number"
+            + (advice if model.get("dtype") == "float16" else ""),
         )
 
 

@@ -11,7 +11,7 @@ from klcli.choices import RowKind
 from klcli.measure.kernels import dispatch
 from klcli.measure.kernels.exact import log_probabilities, mass_above
 from klcli.measure.kernels.sides import Side, Whole, divergences, read_side
-from klcli.measure.scores import SIDES
+from klcli.measure.scores import SIDES, TOPS
 from klcli.sources.rows import Rows, TopBlock
 
 CPU_SLICE = 2**17
@@ -124,7 +124,7 @@ def _measure_compiled(
         for side, one in zip(SIDES, found.sides, strict=False)
     }
     return MeasuredBlock(
-        columns=_without_excluded(found.columns(), found.usable()),
+        columns=_without_excluded(found.columns(), [side.usable for side in found.sides]),
         padded_mass={
             side: max(block.cut_mass(), _largest(one.padded_mass))
             for side, block, one in zip(SIDES, blocks, found.sides, strict=False)
@@ -135,8 +135,8 @@ def _measure_compiled(
 
 def _measure_slice(sides: Sequence[Side], targets: Tensor, vocabulary_size: int) -> MeasuredBlock:
     named = dict(zip(SIDES, sides, strict=False))
-    usable = torch.stack([side.usable() for side in sides]).all(dim=0)
-    targets = targets.to(usable.device)
+    usable = [side.usable() for side in sides]
+    targets = targets.to(usable[0].device)
     columns: dict[str, Tensor] = {}
     for name, side in named.items():
         suffix = f"_{name}" if len(sides) == 2 else ""
@@ -164,10 +164,18 @@ def _join(parts: Iterable[Tensor]) -> Tensor:
     return torch.cat([part.cpu() for part in parts])
 
 
-def _without_excluded(columns: dict[str, Tensor], usable: Tensor) -> dict[str, Tensor]:
-    """Columns with NaN or -1 where a row was no distribution, and the column that says so."""
+def _without_excluded(columns: dict[str, Tensor], usable: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Columns with NaN or -1 where a row was no distribution, and the column that says so.
+
+    ``usable`` (rows,) is of each side. The most probable id of a side is -1 only where that side
+    was no distribution: it tells whose fault it is.
+    """
+    both = torch.stack(list(usable)).all(dim=0)
+    own = dict(zip(TOPS[len(usable)], usable, strict=True))
     cleaned = {
-        name: torch.where(usable, values, torch.nan if values.is_floating_point() else -1)
+        name: torch.where(
+            own.get(name, both), values, torch.nan if values.is_floating_point() else -1
+        )
         for name, values in columns.items()
     }
-    return cleaned | {"excluded": ~usable}
+    return cleaned | {"excluded": ~both}

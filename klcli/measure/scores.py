@@ -48,6 +48,8 @@ CONFIDENCE_EDGES = (0.25, 0.5, 0.75, 0.95)
 """Where bins of ``confidence`` end: tokens of one bin are held against each other."""
 
 SIDES = ("reference", "candidate")
+TOPS = {1: ("top1",), 2: ("top1_reference", "top1_candidate")}
+"""The columns of the most probable ids, by how many sides there are."""
 
 
 def score_columns(*, paired: bool) -> dict[str, type]:

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     import torch
 
     from klcli.choices import Task
+    from klcli.errors import Notice
     from klcli.sources.rows import Rows
     from klcli.text.vocabulary import TokenNames, Vocabulary
     from klcli.text.windows import Window, WindowTable
@@ -26,6 +27,7 @@ class Source(Protocol):
         provenance: what a report says of it.
         is_live: whether it is a model, which takes any windows.
         lists_only: whether it knows its most probable ids only.
+        notices: what a reader should know of it.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Source(Protocol):
     provenance: dict[str, Any]
     is_live: bool
     lists_only: bool
+    notices: "tuple[Notice, ...]"
 
     @property
     def task(self) -> "Task":

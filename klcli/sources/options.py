@@ -17,10 +17,10 @@ from klcli.choices import (
 class LoadOptions:
     """How one source is opened. What does not apply to its kind is ignored.
 
-    ``task``, ``dtype``, ``device``, ``revision``, ``trust_remote_code``, ``compile`` (its blocks,
-    with torch.compile) and ``batch_tokens`` (the ids of one forward pass) are for models;
-    ``token_ids`` (a ``.npy`` file), ``tokenizer`` (a model whose tokenizer it is) and ``values``
-    for logit files.
+    For models are ``task``, ``dtype``, ``device``, ``revision``, ``trust_remote_code``,
+    ``allow_unused_weights`` (of the checkpoint), ``compile`` (the blocks, with torch.compile) and
+    ``batch_tokens`` (the ids of one forward pass). For logit files are ``token_ids`` (a ``.npy``
+    file), ``tokenizer`` (a model whose tokenizer it is) and ``values``.
 
     Raises:
         UsageError: a value is not one of the choices, or too small.
@@ -32,6 +32,7 @@ class LoadOptions:
     device: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
+    allow_unused_weights: bool = False
     compile: bool = False
     token_ids: str | None = None
     tokenizer: str | None = None

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from klcli.choices import Task
+from klcli.errors import Notice
 from klcli.storage.files import OpenedFile
 from klcli.text.vocabulary import TokenNames, Vocabulary
 from klcli.text.windows import WindowTable
@@ -19,6 +20,7 @@ class StoredSource(ABC):
     longest: int | None = None
     is_live = False
     lists_only = False
+    notices: tuple[Notice, ...] = ()
 
     name: str
     width: int

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from klcli.choices import Task
+from klcli.errors import Notice
 from klcli.sources.rows import Rows, TensorRows
 from klcli.text.cutting import plan_windows
 from klcli.text.protocols import Protocol as WindowProtocol
@@ -27,6 +28,7 @@ class FakeModel:
     windows: WindowTable | None = None
     is_live = True
     lists_only = False
+    notices: tuple[Notice, ...] = ()
 
     def __init__(self) -> None:
         self.provenance: dict[str, Any] = {}

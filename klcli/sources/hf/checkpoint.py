@@ -10,7 +10,7 @@ from typing import Any
 
 import transformers
 
-from klcli.errors import SourceError, gist
+from klcli.errors import Notice, SourceError, gist
 from klcli.sources.options import LoadOptions
 from klcli.storage.files import FileState, state_of
 
@@ -27,6 +27,25 @@ class Checkpoint:
         """Whether it is a GGUF file, which is dequantised as it is read."""
         return "gguf_file" in self.arguments
 
+    def config(self) -> Any:
+        """Its config, as transformers reads it."""
+        return transformers.AutoConfig.from_pretrained(self.place, **self.arguments)
+
+    def not_read(self) -> list[Notice]:
+        """Weights that lie in the folder beside those that are read, so that nobody takes one set
+        for the other.
+        """
+        if self.is_gguf:
+            return []
+        others, read = _sets_of_weights(Path(self.place))
+        return [
+            Notice(
+                code="weights_not_read",
+                message=f"{self.place} holds {read}, which runs, and {name}, which is not read",
+            )
+            for name in others
+        ]
+
     def weight_files(self) -> dict[Path, FileState]:
         """The files of a folder that may hold its weights, and what they are now.
 
@@ -37,6 +56,33 @@ class Checkpoint:
         patterns = () if self.is_gguf else ("*.safetensors", "pytorch_model*.bin")
         found = [path for pattern in patterns for path in Path(self.place).glob(pattern)]
         return {path: state_of(path) for path in found}
+
+
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""The files of weights that transformers looks for, the first of them that is there."""
+OTHER_WEIGHTS = ("adapter_config.json", "consolidated*.safetensors", "consolidated*.pth", "*.gguf")
+"""What may hold weights too, and is never read from a folder."""
+
+
+def _sets_of_weights(folder: Path) -> tuple[list[str], str]:
+    """The names of the sets of weights that are not read, and of the one that is.
+
+    A newer one that is not read is called so.
+    """
+    there = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+    if not there:
+        return [], ""
+    read, *others = there
+    others += sorted(path for pattern in OTHER_WEIGHTS for path in folder.glob(pattern))
+    since = read.stat().st_mtime
+    return [
+        f"{path.name} (newer)" if path.stat().st_mtime > since else path.name for path in others
+    ], read.name
 
 
 def locate(spec: str, options: LoadOptions) -> Checkpoint:

@@ -15,6 +15,8 @@ from klcli.sources.head import numbers_of
 PIECE = 32 * 2**20
 """Bytes of a weight that one thread hashes at once, and that a weight on a device takes here."""
 MOST_THREADS = 8
+_NOT_SETTINGS = ("_name_or_path", "_commit_hash", "transformers_version")
+"""Fields of a config that say where it comes from."""
 
 
 def weights_digest(model: Any) -> str:
@@ -28,7 +30,7 @@ def weights_digest(model: Any) -> str:
     ``state_dict`` is never called: it changes the weights of some quantised models.
     """
     config = model.config.to_dict()
-    settings = {k: v for k, v in config.items() if k not in ("_name_or_path", "_commit_hash")}
+    settings = {k: v for k, v in config.items() if k not in _NOT_SETTINGS}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         for name, weight in _weights(model):

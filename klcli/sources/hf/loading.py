@@ -9,7 +9,7 @@ import transformers
 from transformers.models.auto import modeling_auto
 
 from klcli.choices import Task
-from klcli.errors import SourceError
+from klcli.errors import Notice, SourceError
 from klcli.sources.devices import choose_device
 from klcli.sources.hf.causal import CausalSource
 from klcli.sources.hf.checkpoint import Checkpoint, loading, locate, quiet_transformers
@@ -18,6 +18,7 @@ from klcli.sources.hf.masked import MaskedSource
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.hf.placement import spread_over_devices
 from klcli.sources.hf.tokenizer import vocabulary_of
+from klcli.sources.hf.weights import check_method, check_number_formats, check_weights
 from klcli.sources.options import LoadOptions
 
 LOADERS: Mapping[Task, Any] = {
@@ -41,7 +42,7 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
     files = checkpoint.weight_files()
     with quiet_transformers(), loading(spec):
         task = _task(spec, checkpoint, options)
-        model, is_spread = _load_weights(spec, task, checkpoint, options, device)
+        model, is_spread, notices = _load_weights(spec, task, checkpoint, options, device)
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             checkpoint.place, **checkpoint.arguments
         )
@@ -53,6 +54,7 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
         if options.compile:
             compile_blocks(model)
         source = SOURCES[task](spec, model, vocabulary, options.revision, options.batch_tokens)
+    source.notices = (*checkpoint.not_read(), *notices)
     source.watch(files)
     if options.compile:
         source.provenance["compiled"] = True
@@ -61,12 +63,14 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
 
 def _load_weights(
     spec: str, task: Task, checkpoint: Checkpoint, options: LoadOptions, device: str
-) -> tuple[Any, bool]:
-    """The model, and whether it is spread over devices.
+) -> tuple[Any, bool, list[Notice]]:
+    """The model, whether it is spread over devices, and what to know of its weights.
 
     Raises:
-        SourceError: it lacks weights, or does not fit and cannot be spread.
+        SourceError: it lacks weights or leaves some over, or does not fit and cannot be spread.
     """
+    if not checkpoint.is_gguf:
+        check_method(spec, checkpoint.config())
     kind, dtype = LOADERS[task], _dtype(options.dtype, is_gguf=checkpoint.is_gguf)
     spread: dict[str, Any] = {}
     if options.device == "auto":
@@ -74,14 +78,16 @@ def _load_weights(
     if spread and options.compile:
         raise SourceError(f"{spec} has to be split, and so cannot be compiled: leave out --compile")
     model, loaded = kind.from_pretrained(
-        checkpoint.place, dtype=dtype, output_loading_info=True, **spread, **checkpoint.arguments
+        checkpoint.place,
+        dtype=dtype,
+        output_loading_info=True,
+        adapter_kwargs={"subfolder": "no adapter"},  # with peft it would be applied in silence
+        **spread,
+        **checkpoint.arguments,
     )
-    if missing := sorted(loaded["missing_keys"]):
-        raise SourceError(
-            f"{spec} lacks {len(missing)} weights of a {type(model).__name__}, first {missing[0]}: "
-            f"give a complete {task} language model"
-        )
-    return model, bool(spread)
+    check_number_formats(spec, model.config, checkpoint.weight_files())
+    notices = check_weights(spec, model, loaded, allow_unused=options.allow_unused_weights)
+    return model, bool(spread), notices
 
 
 def _task(spec: str, checkpoint: Checkpoint, options: LoadOptions) -> Task:
@@ -90,8 +96,7 @@ def _task(spec: str, checkpoint: Checkpoint, options: LoadOptions) -> Task:
         return options.task
     if checkpoint.is_gguf:
         return "causal"
-    config = transformers.AutoConfig.from_pretrained(checkpoint.place, **checkpoint.arguments)
-    return _task_of(spec, config)
+    return _task_of(spec, checkpoint.config())
 
 
 def _task_of(spec: str, config: Any) -> Task:

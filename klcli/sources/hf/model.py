@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from klcli.choices import Task
-from klcli.errors import SourceError, gist
+from klcli.errors import Notice, SourceError, gist
 from klcli.sources.devices import batch_tokens_for
 from klcli.sources.head import Head
 from klcli.sources.hf.fingerprint import weights_digest
+from klcli.sources.hf.memory import Memory
 from klcli.sources.hf.proof import (
     Proof,
     bound_for,
@@ -44,6 +45,7 @@ class ModelSource(ABC):
     windows = None
     is_live = True
     lists_only = False
+    notices: tuple[Notice, ...] = ()
 
     def __init__(
         self,
@@ -56,11 +58,13 @@ class ModelSource(ABC):
         self.name = name
         self.vocabulary = vocabulary
         self._model = model
+        self._memory = Memory(model)
         self._embeddings = model.get_output_embeddings()
         self.device = _device_of(self._embeddings, model)
         self.batch_tokens = batch_tokens or batch_tokens_for([self.device])
         self.longest = self._longest()
         self.proof = self._prove()
+        self._memory.restore()
         self._head = self.proof.head
         self.width, self._dtype = self.proof.width, self.proof.dtype
         self.state_dtype: torch.dtype = model.dtype
@@ -90,6 +94,7 @@ class ModelSource(ABC):
     def use_plain_attention(self) -> None:
         """Compute attention step by step from now on, not with a fused kernel."""
         self._model.set_attn_implementation("eager")
+        self._memory = Memory(self._model)
 
     def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[HeadRows | TensorRows]:
         """The scored rows of each batch, window by window. All windows of a batch have one length.
@@ -136,8 +141,7 @@ class ModelSource(ABC):
         length = ids.shape[1]
         step = max(1, self.batch_tokens // length)
         if len(ids) <= step:
-            states: Tensor = read(ids.to(self.device), places.to(self.device))
-            return states
+            return self._from_the_start(read, ids, places)
         order = places.argsort()
         ordered = places[order]
         parts = []
@@ -145,10 +149,16 @@ class ModelSource(ABC):
             begin, end = torch.searchsorted(
                 ordered, torch.tensor([first * length, (first + step) * length])
             )
-            part = ids[first : first + step].to(self.device)
-            parts.append(read(part, (ordered[begin:end] - first * length).to(self.device)))
+            part = ids[first : first + step]
+            parts.append(self._from_the_start(read, part, ordered[begin:end] - first * length))
         joined = torch.cat(parts)
         return joined[order.argsort().to(joined.device)]
+
+    def _from_the_start(self, read: Any, ids: Tensor, places: Tensor) -> Tensor:
+        """What ``read`` makes of the rows by a model that has seen nothing before."""
+        states: Tensor = read(ids.to(self.device), places.to(self.device))
+        self._memory.restore()
+        return states
 
     @abstractmethod
     def _sequences(self, batch: Sequence[Window]) -> tuple[Tensor, Tensor]:
@@ -207,7 +217,9 @@ class ModelSource(ABC):
         """The largest KL (nats) of the logits of ``head`` from the model's own, on a probe."""
         ids = self._probe()
         places = torch.arange(ids.numel(), device=ids.device)
-        return divergence_of_head(head, self._hidden(ids, places), self._all_logits(ids))
+        found = divergence_of_head(head, self._hidden(ids, places), self._all_logits(ids))
+        self._memory.restore()
+        return found
 
     @torch.inference_mode()
     def stored_matrix(self) -> dict[str, Tensor]:
@@ -217,10 +229,27 @@ class ModelSource(ABC):
         return self._head.matrix(self.state_dtype, self.device)
 
     def digest(self) -> str:
-        """A sha256 of the config and all weights, worked out once."""
+        """A sha256 of the config and all weights, worked out once.
+
+        Raises:
+            SourceError: the model predicts otherwise after its weights were read.
+        """
         if self._digest is None:
+            before = self._last_logits()
             self._digest = weights_digest(self._model)
+            if (moved := largest_kl(before, self._last_logits())) > self.proof.bound:
+                raise SourceError(
+                    f"{self.name} changed while its weights were hashed: it now predicts otherwise "
+                    f"(KL {moved:.2g} nats); without --run nothing is hashed"
+                )
         return self._digest
+
+    @torch.inference_mode()
+    def _last_logits(self) -> Tensor:
+        """What it predicts at the end of the probe: (2, vocabulary)."""
+        logits = self._all_logits(self._probe())[:, -1]
+        self._memory.restore()
+        return logits
 
     def watch(self, files: Mapping[Path, FileState]) -> None:
         """Know the files that the model was loaded from, and what they were before.

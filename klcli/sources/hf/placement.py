@@ -4,7 +4,6 @@ import importlib.util
 from typing import Any
 
 import torch
-import transformers
 
 from klcli import torchrun
 from klcli.errors import SourceError
@@ -44,7 +43,7 @@ def _size_of_weights(kind: Any, checkpoint: Checkpoint, dtype: Any) -> int:
 
     How large that is its config does not tell, and it is made for a single device.
     """
-    config = transformers.AutoConfig.from_pretrained(checkpoint.place, **checkpoint.arguments)
+    config = checkpoint.config()
     if getattr(config, "quantization_config", None) is not None:
         return 0
     given = {} if dtype == "auto" else {"dtype": dtype}

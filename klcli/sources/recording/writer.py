@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from klcli.choices import RecordingChoice, RecordingKind
-from klcli.errors import SourceError
+from klcli.errors import Notice, SourceError
 from klcli.hooks import Progress
 from klcli.sources.head import Head
 from klcli.sources.hf.model import ModelSource
@@ -42,13 +42,17 @@ SHARD_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """What ``record`` did: the kind it wrote and why, and how many rows were there before."""
+    """What ``record`` did: the kind it wrote and why, and how many rows were there before.
+
+    ``notices`` are what a reader should know of the model and of how the text was read.
+    """
 
     kind: str
     reason: str | None
     rows: int
     rows_before: int
     bytes: int
+    notices: tuple[Notice, ...] = ()
 
 
 def record(
