@@ -5,6 +5,7 @@ torch or transformers before a command needs them.
 """
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ __all__ = ["cli", "main"]
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and exit: the only place where an error becomes a message and a code."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars of loaders; klcli has its own
+    logging.disable(logging.WARNING)  # advice of libraries to developers
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console may lack a letter
             stream.reconfigure(errors="backslashreplace")

@@ -64,15 +64,13 @@ def check_method(spec: str, config: Any) -> None:
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return
-    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+    from transformers.quantizers import auto
 
     given = settings if isinstance(settings, dict) else settings.to_dict()
-    method = given.get("quant_method")
-    by_bits = method is None and (given.get("load_in_8bit") or given.get("load_in_4bit"))
-    if not by_bits and getattr(method, "value", method) not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+    if "quant_method" in given and not auto.AutoHfQuantizer.supports_quant_method(given):
         raise SourceError(
-            f"{spec} is quantised by {method!r}, which transformers does not know and would pass "
-            f"over; it knows {', '.join(sorted(AUTO_QUANTIZATION_CONFIG_MAPPING))}"
+            f"{spec} is quantised by {given['quant_method']!r}, which transformers does not know "
+            f"and would pass over; it knows {', '.join(sorted(auto.AUTO_QUANTIZER_MAPPING))}"
         )
 
 
