@@ -14,6 +14,8 @@ from klcli.sources.devices import choose_device
 from klcli.sources.hf.causal import CausalSource
 from klcli.sources.hf.checkpoint import Checkpoint, loading, locate, quiet_transformers
 from klcli.sources.hf.compiling import compile_blocks, compiling
+from klcli.sources.hf.gguf_config import gguf_config
+from klcli.sources.hf.gguf_file import GGUFFile, gguf_file, left_over
 from klcli.sources.hf.masked import MaskedSource
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.hf.placement import spread_over_devices
@@ -40,9 +42,9 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
     """
     device, checkpoint = choose_device(options.device), locate(spec, options)
     files = checkpoint.weight_files()
-    with quiet_transformers(), loading(spec):
+    with quiet_transformers(), loading(spec), gguf_file(spec, checkpoint) as gguf:
         task = _task(spec, checkpoint, options)
-        model, is_spread, notices = _load_weights(spec, task, checkpoint, options, device)
+        model, is_spread, notices = _load_weights(spec, task, checkpoint, options, device, gguf)
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             checkpoint.place, **checkpoint.arguments
         )
@@ -62,14 +64,19 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
 
 
 def _load_weights(
-    spec: str, task: Task, checkpoint: Checkpoint, options: LoadOptions, device: str
+    spec: str,
+    task: Task,
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    device: str,
+    gguf: GGUFFile | None,
 ) -> tuple[Any, bool, list[Notice]]:
     """The model, whether it is spread over devices, and what to know of its weights.
 
     Raises:
         SourceError: it lacks weights or leaves some over, or does not fit and cannot be spread.
     """
-    if not checkpoint.is_gguf:
+    if gguf is None:
         check_method(spec, checkpoint.config())
     kind, dtype = LOADERS[task], _dtype(options.dtype, is_gguf=checkpoint.is_gguf)
     spread: dict[str, Any] = {}
@@ -77,15 +84,19 @@ def _load_weights(
         spread = spread_over_devices(spec, kind, checkpoint, dtype, device)
     if spread and options.compile:
         raise SourceError(f"{spec} has to be split, and so cannot be compiled: leave out --compile")
+    given = {} if gguf is None else {"config": gguf_config(gguf, checkpoint)}
     model, loaded = kind.from_pretrained(
         checkpoint.place,
         dtype=dtype,
         output_loading_info=True,
         adapter_kwargs={"subfolder": "no adapter"},  # with peft it would be applied in silence
+        **given,
         **spread,
         **checkpoint.arguments,
     )
     check_number_formats(spec, model.config, checkpoint.weight_files())
+    if gguf is not None:
+        loaded["unexpected_keys"] = {*loaded["unexpected_keys"], *left_over(gguf, model)}
     notices = check_weights(spec, model, loaded, allow_unused=options.allow_unused_weights)
     return model, bool(spread), notices
 

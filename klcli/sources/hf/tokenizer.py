@@ -6,6 +6,7 @@ import transformers
 
 from klcli.errors import SourceError
 from klcli.sources.hf.checkpoint import loading, locate, quiet_transformers
+from klcli.sources.hf.gguf_file import gguf_file
 from klcli.sources.options import LoadOptions
 from klcli.text.vocabulary import Vocabulary
 
@@ -35,7 +36,7 @@ def load_tokenizer(spec: str, options: LoadOptions) -> Vocabulary:
         SourceError: there is none.
     """
     checkpoint = locate(spec, options)
-    with quiet_transformers(), loading(spec):
+    with quiet_transformers(), loading(spec), gguf_file(spec, checkpoint):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             checkpoint.place, **checkpoint.arguments
         )
