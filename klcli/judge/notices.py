@@ -9,7 +9,7 @@ import numpy as np
 from klcli.errors import Notice
 from klcli.judge.intervals import Metric
 from klcli.measure.gathered import Evaluation
-from klcli.measure.scores import TOPS
+from klcli.measure.scores import BROKEN, TOPS
 from klcli.measure.shard import WHOLE, Shard
 
 PADDED_MASS = 1e-6
@@ -70,7 +70,9 @@ def _excluded(
         return
     scores = evaluation.scores
     for top, (role, model) in zip(TOPS[len(models)], models.items(), strict=True):
-        hit = sum(int((part["excluded"] & (part[top] < 0)).sum()) for _, part in scores.blocks())
+        hit = sum(
+            int((part["excluded"] & (part[top] == BROKEN)).sum()) for _, part in scores.blocks()
+        )
         if not hit:
             continue
         advice = "; float16 overflows where bfloat16 does not: try --dtype bfloat16"

@@ -11,7 +11,7 @@ from klcli.choices import RowKind
 from klcli.measure.kernels import dispatch
 from klcli.measure.kernels.exact import log_probabilities, mass_above
 from klcli.measure.kernels.sides import Side, Whole, divergences, read_side
-from klcli.measure.scores import SIDES, TOPS
+from klcli.measure.scores import BROKEN, SIDES, TOPS
 from klcli.sources.rows import Rows, TopBlock
 
 CPU_SLICE = 2**17
@@ -167,15 +167,14 @@ def _join(parts: Iterable[Tensor]) -> Tensor:
 def _without_excluded(columns: dict[str, Tensor], usable: Sequence[Tensor]) -> dict[str, Tensor]:
     """Columns with NaN or -1 where a row was no distribution, and the column that says so.
 
-    ``usable`` (rows,) is of each side. The most probable id of a side is -1 only where that side
-    was no distribution: it tells whose fault it is.
+    ``usable`` (rows,) is of each side. ``BROKEN`` stands for the first choice of a side whose fault
+    it is.
     """
     both = torch.stack(list(usable)).all(dim=0)
-    own = dict(zip(TOPS[len(usable)], usable, strict=True))
     cleaned = {
-        name: torch.where(
-            own.get(name, both), values, torch.nan if values.is_floating_point() else -1
-        )
+        name: torch.where(both, values, torch.nan if values.is_floating_point() else -1)
         for name, values in columns.items()
     }
+    for top, own in zip(TOPS[len(usable)], usable, strict=True):
+        cleaned[top] = torch.where(own, cleaned[top], BROKEN)
     return cleaned | {"excluded": ~both}

@@ -50,6 +50,8 @@ CONFIDENCE_EDGES = (0.25, 0.5, 0.75, 0.95)
 SIDES = ("reference", "candidate")
 TOPS = {1: ("top1",), 2: ("top1_reference", "top1_candidate")}
 """The columns of the most probable ids, by how many sides there are."""
+BROKEN = -2
+"""Stands in them where a row of that side held NaN or +inf."""
 
 
 def score_columns(*, paired: bool) -> dict[str, type]:

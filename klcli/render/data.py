@@ -132,10 +132,10 @@ def _rows(
 
 
 def _plain(column: Column) -> list[Any]:
-    """Scores as Python objects; None where one is not known, which is -1 among whole numbers."""
+    """Scores as Python objects; None where one is not known: below 0 among whole numbers."""
     values: list[Any] = column.tolist()
     if column.dtype.kind == "i":
-        return [None if value == -1 else value for value in values] if -1 in values else values
+        return [None if value < 0 else value for value in values]
     if column.dtype.kind != "f" or bool(np.isfinite(column).all()):
         return values
     return [value if math.isfinite(value) else _not_finite(value) for value in values]

@@ -122,3 +122,15 @@ def test_a_gate_says_why_it_fails_where_the_comparison_does_not(
     holds, fails = json.loads(done.out)["gates"]
     assert "--allow-excluded" in holds["reason"]
     assert fails["reason"] is None
+
+
+def test_the_warning_of_nan_names_the_side(klcli: Run, fixtures: Path, tmp_path: Path) -> None:
+    with np.load(fixtures / "logits/candidate.npz") as saved:
+        logits, tokens = saved["logits"].copy(), saved["tokens"]
+    logits[0, 5, 7] = np.nan
+    np.savez(tmp_path / "broken.npz", logits=logits, tokens=tokens)
+    files = [fixtures / "logits/reference.npz", tmp_path / "broken.npz"]
+    for sides, role in ((files, "candidate"), (files[::-1], "reference")):
+        report = json.loads(klcli("compare", *sides, "--format", "json").out)
+        (warning,) = [one for one in report["warnings"] if one["code"] == "excluded"]
+        assert f"the {role} ({tmp_path / 'broken.npz'}) gave NaN or +inf" in warning["message"]

@@ -97,7 +97,7 @@ def _load_weights(
     check_number_formats(spec, model.config, checkpoint.weight_files())
     if gguf is not None:
         loaded["unexpected_keys"] = {*loaded["unexpected_keys"], *left_over(gguf, model)}
-    notices = check_weights(spec, model, loaded, allow_unused=options.allow_unused_weights)
+    notices = check_weights(spec, model, task, loaded, allow_unused=options.allow_unused_weights)
     return model, bool(spread), notices
 
 

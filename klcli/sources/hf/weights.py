@@ -7,6 +7,7 @@ from typing import Any
 
 import safetensors
 
+from klcli.choices import Task
 from klcli.errors import Notice, SourceError
 
 _HARMLESS = re.compile(
@@ -25,13 +26,13 @@ _INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
 
 
 def check_weights(
-    spec: str, model: Any, loaded: dict[str, Collection[Any]], *, allow_unused: bool
+    spec: str, model: Any, task: Task, loaded: dict[str, Collection[Any]], *, allow_unused: bool
 ) -> list[Notice]:
     """Hold what was loaded against what the model has.
 
     Args:
         spec: what the user calls the model.
-        model: the model of transformers.
+        model: the model of transformers, and what it is loaded for.
         loaded: the ``loading_info`` of ``from_pretrained``.
         allow_unused: go on where the checkpoint has weights that the model does not take.
 
@@ -42,7 +43,7 @@ def check_weights(
     if missing := sorted(loaded["missing_keys"]):
         raise SourceError(
             f"{spec} lacks {len(missing)} weights of a {kind}, first {missing[0]}: give a complete "
-            "language model"
+            f"{task} language model"
         )
     unused = sorted(key for key in loaded["unexpected_keys"] if not _HARMLESS.search(key))
     if not unused:
