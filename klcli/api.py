@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from klcli import request
 from klcli.choices import DEFAULT_TOP_K, RecordingChoice
+from klcli.errors import in_one_line
 from klcli.judge.report import Report
 from klcli.request import AnyPath, CompareOptions, Paths, RunOptions
 from klcli.sources.options import RecordingFormat
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from klcli.sources.recording.writer import Recorded
 
 
+@in_one_line()
 def compare(
     reference: AnyPath, candidate: AnyPath, corpus: Paths = (), **options: Unpack[CompareOptions]
 ) -> Report:
@@ -42,6 +44,7 @@ def compare(
     return run(wanted)
 
 
+@in_one_line()
 def perplexity(model: AnyPath, corpus: Paths = (), **options: Unpack[RunOptions]) -> Report:
     """Score every token of a text with one source: NLL, perplexity, bits per byte.
 
@@ -59,6 +62,7 @@ def perplexity(model: AnyPath, corpus: Paths = (), **options: Unpack[RunOptions]
     return run(wanted)
 
 
+@in_one_line()
 def record(
     model: AnyPath,
     corpus: Paths,
@@ -93,6 +97,7 @@ def record(
     return keep_predictions(asked)
 
 
+@in_one_line()
 def report(
     run: AnyPath,
     *,
@@ -125,6 +130,7 @@ def report(
     )
 
 
+@in_one_line()
 def merge(runs: Sequence[AnyPath], output: AnyPath) -> Report:
     """Join the shards of one run, as ``shard`` split it, into one: the same report as of one run.
 

@@ -87,6 +87,12 @@ def reason_of(error: BaseException) -> str:
     return gist(error)
 
 
+MEMORY_RAN_OUT = (
+    "memory ran out: try --one-at-a-time, --dtype bfloat16, --device auto, or a smaller "
+    "--batch-tokens"
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of a device or of the machine; torch has no one class for that."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -109,7 +115,7 @@ def reading(what: str, kind: type[KlcliError] = KlcliError) -> Iterator[None]:
     except KlcliError:
         raise
     except Exception as error:
-        reason = "memory ran out" if is_out_of_memory(error) else reason_of(error)
+        reason = MEMORY_RAN_OUT if is_out_of_memory(error) else reason_of(error)
         raise kind(f"cannot read {what}: {reason}") from error
 
 
@@ -127,7 +133,7 @@ def in_one_line() -> Iterator[None]:
     except OSError as error:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         raise KlcliError(": ".join([*names, reason_of(error)])) from error
-    except MemoryError as error:
-        raise KlcliError(
-            "memory ran out: try --one-at-a-time, --dtype bfloat16, or smaller --batch-tokens"
-        ) from error
+    except (MemoryError, RuntimeError) as error:  # torch has no one class for it
+        if not is_out_of_memory(error):
+            raise
+        raise KlcliError(MEMORY_RAN_OUT) from error

@@ -15,8 +15,8 @@ import click
 
 from klcli import torchrun
 from klcli.cli.commands import cli
-from klcli.cli.showing import safe
-from klcli.errors import ExitCode, KlcliError
+from klcli.cli.showing import drop, say, sparing
+from klcli.errors import ExitCode, KlcliError, in_one_line
 
 __all__ = ["cli", "main"]
 
@@ -28,24 +28,31 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console may lack a letter
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(_exit_code(arguments))
+    code = _exit_code(arguments)
+    with sparing(sys.stdout):
+        sys.exit(code)
 
 
 def _exit_code(arguments: Sequence[str] | None) -> int:
     try:
-        return int(cli.main(arguments, prog_name="klcli", standalone_mode=False) or 0)
+        with in_one_line():
+            return int(cli.main(arguments, prog_name="klcli", standalone_mode=False) or 0)
     except KlcliError as error:
         if not (error.said or (error.said is None and not torchrun.is_first_rank())):
-            click.echo(f"Error{_which_rank()}: {safe(str(error))}", err=True)
+            say(f"Error{_which_rank()}: {error}")
         return error.exit_code
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         if torchrun.is_first_rank():
-            click.echo("Interrupted.", err=True)
+            say("Interrupted.")
         return ExitCode.INTERRUPTED
     except click.ClickException as error:
         if torchrun.is_first_rank():
-            error.show()
+            with sparing(sys.stderr):
+                error.show()
         return error.exit_code
+    except SystemExit:  # click ends so where the reader of its help has gone
+        drop(sys.stdout)
+        return ExitCode.DONE
 
 
 def _which_rank() -> str:

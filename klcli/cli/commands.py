@@ -18,7 +18,7 @@ from klcli.cli.options import (
     window_options,
 )
 from klcli.cli.progress import progress_hooks
-from klcli.cli.showing import print_report, print_warnings, safe, verdict_code
+from klcli.cli.showing import onto_stdout, print_report, print_warnings, say, verdict_code
 from klcli.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -123,13 +123,9 @@ def record(model: str, corpus: tuple[str, ...], output: str, quiet: bool, **opti
     if not quiet:
         for warning in (done.reason, *(notice.message for notice in done.notices)):
             if warning is not None:
-                click.echo(f"Warning: {safe(warning)}", err=True)
+                say(f"Warning: {warning}")
         new = done.rows - done.rows_before
-        click.echo(
-            f"{safe(output)}: {done.kind}, {done.rows:,} tokens ({new:,} new), "
-            f"{done.bytes:,} bytes",
-            err=True,
-        )
+        say(f"{output}: {done.kind}, {done.rows:,} tokens ({new:,} new), {done.bytes:,} bytes")
     return ExitCode.DONE
 
 
@@ -204,7 +200,9 @@ def inspect(path: str, format_: str) -> int:
     from klcli.inspection import inspect as look
     from klcli.render.data import render_facts
 
-    render_facts(look(path), sys.stdout, as_json=format_ == "json")
+    facts = look(path)
+    with onto_stdout():
+        render_facts(facts, sys.stdout, as_json=format_ == "json")
     return ExitCode.DONE
 
 

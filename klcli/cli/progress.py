@@ -4,16 +4,17 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from klcli.cli.showing import safe
+from klcli.cli.showing import safe, say
 
 
 @contextlib.contextmanager
 def progress_hooks(quiet: bool) -> Iterator[dict[str, Callable[..., None]]]:
     """Callbacks that draw a bar with the time left on stderr, where that is a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    from klcli.render.terminal import StreamConsole
+
+    console = StreamConsole(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -23,10 +24,18 @@ def progress_hooks(quiet: bool) -> Iterator[dict[str, Callable[..., None]]]:
     hidden = quiet or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task("starting", total=None, tokens="")
-        say = Forecast(None if quiet or console.is_terminal else console.print)
+        forecast = Forecast(None if quiet or console.is_terminal else say)
+
+        def announce(what: str) -> None:
+            if quiet:
+                return
+            if console.is_terminal:
+                console.print(safe(what), markup=False)  # above the bar
+            else:
+                say(what)
 
         def progress(done: int, total: int) -> None:
-            say.at(done, total)
+            forecast.at(done, total)
             bar.update(
                 task,
                 description="scoring",
@@ -36,7 +45,7 @@ def progress_hooks(quiet: bool) -> Iterator[dict[str, Callable[..., None]]]:
             )
 
         yield {
-            "announce": lambda what: None if quiet else console.print(safe(what), markup=False),
+            "announce": announce,
             "status": lambda what: bar.update(task, description=safe(what)),
             "progress": progress,
         }

@@ -1,8 +1,10 @@
 """Showing what a command found: stdout has the result, stderr all else."""
 
+import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TextIO
 
 from klcli.choices import Format
 from klcli.errors import ExitCode, OutputError
@@ -25,13 +27,20 @@ def verdict_code(verdict: str | None) -> ExitCode:
     return codes.get(verdict or "", ExitCode.DONE)
 
 
+def say(message: str) -> None:
+    """A line on stderr; nothing where it cannot be written to, for the result comes first."""
+    import click
+
+    with sparing(sys.stderr):
+        click.echo(safe(message), err=True)
+
+
 def print_warnings(report: "Report", view: "View") -> None:
-    """Print the warnings of a report on stderr."""
-    from rich.console import Console
+    """Print the warnings of a report on stderr, if that can be written to."""
+    from klcli.render.terminal import StreamConsole, render_warnings
 
-    from klcli.render.terminal import render_warnings
-
-    render_warnings(report, Console(stderr=True), view)
+    with sparing(sys.stderr):
+        render_warnings(report, StreamConsole(stderr=True), view)
 
 
 def print_report(report: "Report", format_: Format, view: "View") -> None:
@@ -41,23 +50,47 @@ def print_report(report: "Report", format_: Format, view: "View") -> None:
         OutputError: stdout cannot be written to.
     """
     from klcli.render.data import RENDERERS
-    from klcli.render.terminal import StdoutConsole, render_terminal
+    from klcli.render.terminal import StreamConsole, render_terminal
 
-    if sys.stdout is None:  # closed before the start
-        return
-    try:
+    with onto_stdout():
         if format_ == "table":
-            render_terminal(report, StdoutConsole(), view)
+            render_terminal(report, StreamConsole(), view)
         else:
             RENDERERS[format_](report, sys.stdout, view)
-        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def onto_stdout() -> Iterator[None]:
+    """What is printed in here reaches stdout. A reader who has gone is not an error.
+
+    Raises:
+        OutputError: stdout cannot be written to.
+    """
+    try:
+        yield
+        if sys.stdout is not None:  # closed before the start
+            sys.stdout.flush()
     except BrokenPipeError:
-        _drop_stdout()
+        drop(sys.stdout)
     except OSError as error:
-        _drop_stdout()
+        drop(sys.stdout)
         raise OutputError(f"cannot write to stdout: {error.strerror or error}") from error
 
 
-def _drop_stdout() -> None:
+@contextlib.contextmanager
+def sparing(stream: TextIO | None) -> Iterator[None]:
+    """A stream that cannot be written to is not written to any more."""
+    try:
+        try:
+            yield
+        finally:
+            if stream is not None:
+                stream.flush()
+    except OSError:
+        drop(stream)
+
+
+def drop(stream: TextIO | None) -> None:
     """What is still in the buffer goes nowhere, or flushing it at exit would fail once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -68,19 +68,21 @@ def _excluded(
 ) -> Found:
     if not counts["excluded"]:
         return
-    scores = evaluation.scores
-    for top, (role, model) in zip(TOPS[len(models)], models.items(), strict=True):
-        hit = sum(
-            int((part["excluded"] & (part[top] == BROKEN)).sum()) for _, part in scores.blocks()
-        )
-        if not hit:
-            continue
+    blocks = [part for _, part in evaluation.scores.blocks()]
+    sides = zip(TOPS[len(models)], models.items(), strict=True)
+    hits = {
+        role: sum(int((part[top] == BROKEN).sum()) for part in blocks) for top, (role, _) in sides
+    }
+    found = {role: hit for role, hit in hits.items() if hit}
+    for role, hit in (found or {"": counts["excluded"]}).items():
+        model = models.get(role, {})
+        # Runs that klcli 0.1.0 kept do not say which side it was.
+        who = f"the {role} ({model['source']})" if model else "a model"
         advice = "; float16 overflows where bfloat16 does not: try --dtype bfloat16"
         yield (
             "excluded",
-            f"{hit} of {counts['tokens']} tokens are left out: the {role} ({model['source']}) gave "
-            "NaN or +inf there; they count in no number"
-            + (advice if model.get("dtype") == "float16" else ""),
+            f"{hit} of {counts['tokens']} tokens are left out: {who} gave NaN or +inf there; they "
+            "count in no number" + (advice if model.get("dtype") == "float16" else ""),
         )
 
 

@@ -23,8 +23,8 @@ _LABEL, _NUMBER = 20, 9
 _STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow"}
 
 
-class StdoutConsole(Console):
-    """A console on stdout that leaves it to its caller what a reader who has gone means."""
+class StreamConsole(Console):
+    """A console that leaves it to its caller what a reader who has gone means."""
 
     def on_broken_pipe(self) -> None:
         """Go on with the error, where Rich would end the program with code 1."""

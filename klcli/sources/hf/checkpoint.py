@@ -10,7 +10,7 @@ from typing import Any
 
 import transformers
 
-from klcli.errors import Notice, SourceError, gist
+from klcli.errors import MEMORY_RAN_OUT, Notice, SourceError, gist, is_out_of_memory
 from klcli.sources.options import LoadOptions
 from klcli.storage.files import FileState, state_of
 
@@ -129,7 +129,10 @@ def loading(spec: str) -> Iterator[None]:
             else f"cannot load {spec}: {gist(error)}"
         ) from error
     except Exception as error:
-        raise SourceError(f"cannot load {spec}: {type(error).__name__}: {gist(error)}") from error
+        reason = f"{type(error).__name__}: {gist(error)}"
+        if is_out_of_memory(error):
+            reason = MEMORY_RAN_OUT
+        raise SourceError(f"cannot load {spec}: {reason}") from error
 
 
 _LOGGERS = ("accelerate", "bitsandbytes", "compressed_tensors", "torchao", "torch.utils._pytree")

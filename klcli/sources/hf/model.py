@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from klcli.choices import Task
-from klcli.errors import Notice, SourceError, gist
+from klcli.errors import Notice, SourceError, gist, is_out_of_memory
 from klcli.sources.devices import batch_tokens_for
 from klcli.sources.head import Head
 from klcli.sources.hf.fingerprint import weights_digest
@@ -130,7 +130,7 @@ class ModelSource(ABC):
                 return self._in_passes(read, ids, places)
             except (RuntimeError, MemoryError) as error:
                 sequences = min(len(ids), self.batch_tokens // ids.shape[1])
-                if not _is_out_of_memory(error) or sequences < 2:
+                if not is_out_of_memory(error) or sequences < 2:
                     raise
                 self.batch_tokens = sequences // 2 * ids.shape[1]
             if self.device.type == "cuda":
@@ -284,10 +284,3 @@ def _devices_of(model: Any) -> list[str]:
     places = getattr(model, "hf_device_map", {"": model.device}).values()
     names = [place if place == "disk" else str(torch.device(place)) for place in places]
     return list(dict.fromkeys(names))
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, of a device or of the machine, of which torch has no own class."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        "allocate memory" in str(error) or "out of memory" in str(error)
-    )
