@@ -21,7 +21,7 @@ _MANIFEST = manifest_schema(
         "keep": schema.count,
         "vocabulary_size": schema.positive,
         "models": schema.each(schema.fields({"source": schema.text})),
-        "environment": schema.table,
+        "environment": schema.fields({"klcli": schema.text}),
         "notices": schema.items(schema.fields({"code": schema.text, "message": schema.text})),
         "names": schema.either(
             schema.fields({"tokenizer": SPECIAL_IDS}),

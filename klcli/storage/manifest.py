@@ -39,12 +39,18 @@ SPECIAL_IDS = schema.each(
 )  # fmt: skip
 
 
+_PROTOCOL = schema.each(
+    schema.maybe(schema.either(schema.integer, schema.text)),
+    needs=("name", "context", "stride", "score_from", "bos", "special_tokens", "documents"),
+)
+
+
 def manifest_schema(own: Mapping[str, Check]) -> Check:
     """What a manifest must look like: what all have, and what one kind of folder has."""
     shared = {
         "complete": schema.flag,
         "request": schema.table,
-        "protocol": schema.each(schema.maybe(schema.either(schema.integer, schema.text))),
+        "protocol": _PROTOCOL,
         "corpora": schema.items(schema.fields({"name": schema.text, "sha256": schema.sha256})),
         "documents": schema.items(schema.text, least=1),
         "files": schema.each(
@@ -56,7 +62,8 @@ def manifest_schema(own: Mapping[str, Check]) -> Check:
         ),
     }
     masking = {"mask_id": schema.maybe(schema.count), "every": schema.maybe(schema.positive)}
-    return schema.fields({**shared, **own}, {"masking": schema.maybe(schema.fields(masking))})
+    optional = {"masking": schema.maybe(schema.fields(masking)), "outliers": schema.count}
+    return schema.fields({**shared, **own}, optional)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

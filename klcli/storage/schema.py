@@ -44,6 +44,7 @@ positive = _kind("a whole number, 1 or more", lambda value: type(value) is int a
 integer = _kind("a whole number", lambda value: type(value) is int)
 number = _kind("a number", _is_number)
 """A number as a report has it: infinity is the string "inf"."""
+factor = _kind("a number above 0", lambda value: _is_number(value) and 0 < float(value) < math.inf)
 table = _kind("an object", lambda value: isinstance(value, Mapping))
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ TOKENS, WIDTH = 60, 37
 IDS = torch.randint(0, WIDTH, (TOKENS,), generator=torch.Generator().manual_seed(5)).tolist()
 P = torch.randn(TOKENS, WIDTH, generator=torch.Generator().manual_seed(1))
 Q = P + 0.3 * torch.randn(TOKENS, WIDTH, generator=torch.Generator().manual_seed(2))
-TABLE = fakes.table_of(IDS)
+SAID = ("name", "context", "stride", "score_from", "bos", "special_tokens", "documents")
+TABLE = replace(fakes.table_of(IDS), protocol=dict.fromkeys(SAID))
 BATCHES = 8
 """Batches of 8 tokens, one window each."""
 REQUEST = {"models": ["p", "q"], "batch_tokens": 8, "shard": None}
@@ -47,7 +49,8 @@ FACTS = RunFacts(
     outliers=2,
     vocabulary_size=WIDTH,
     conditions=Conditions(
-        models={"reference": {"source": "p"}, "candidate": {"source": "q"}}, environment={}
+        models={"reference": {"source": "p"}, "candidate": {"source": "q"}},
+        environment={"klcli": "1"},
     ),
     notices=(),
 )

@@ -33,7 +33,7 @@ from klcli.text.vocabulary import Vocabulary
 
 VERSIONS: Mapping[Task, int] = {"causal": 1, "masked": 2}
 HEAD = "head.safetensors"
-_SCALE = schema.maybe(schema.number)
+_SCALE = schema.maybe(schema.factor)
 _HEAD = {"size": schema.positive, "multiplier": _SCALE, "divisor": _SCALE, "softcap": _SCALE}
 _MANIFEST = manifest_schema(
     {

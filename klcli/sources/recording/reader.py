@@ -224,6 +224,9 @@ def read_head(folder: Path, manifest: Mapping[str, Any], device: torch.device) -
     matrix: dict[str, Tensor] = {name: tensors.array(name)[:].to(device) for name in tensors}
     tensors.file.check_unchanged()
     settings = manifest["head"]
+    shape, wanted = tuple(matrix["weight"].shape), (manifest["width"], settings["size"])
+    if shape != wanted:
+        raise SourceError(f"the head of {folder} is {shape}, and its manifest says {wanted}")
     return Head(
         project=torch.nn.Identity(),
         size=settings["size"],
