@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from klcli.errors import MismatchError
 from klcli.text.pieces import CUTTING, PIECE, Piece, encode_pieces
+from klcli.text.spelling import Spelling
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -25,7 +26,6 @@ PROBE = (
 
 _WORD = re.compile(r"\S+")
 _SPANNED = re.compile(rb"(?=(\S[%s]))" % CUTTING.encode())
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class TokenNames(Protocol):
@@ -109,7 +109,7 @@ class Vocabulary:
             token_id: token.content
             for token_id, token in backend.get_added_tokens_decoder().items()
         }
-        self._decoders = _decoder_types(backend)
+        self._spelling = Spelling(backend)
         self._bytes: dict[int, bytes] = {}
         self.bos_id = bos_id
         self.eos_id = eos_id
@@ -216,13 +216,7 @@ class Vocabulary:
             return f"<id {token_id}>".encode()
         if token_id in self._added:
             return token.encode()
-        if "ByteLevel" in self._decoders:
-            return b"".join(_BYTE_OF_CHARACTER.get(c, c.encode()) for c in token)
-        if "ByteFallback" in self._decoders and (match := _BYTE_TOKEN.fullmatch(token)):
-            return bytes([int(match[1], 16)])
-        if "WordPiece" in self._decoders:
-            return (token[2:] if token.startswith("##") else f" {token}").encode()
-        return token.replace("\u2581", " ").encode()
+        return self._spelling.bytes_of(token)
 
     @cached_property
     def _spanned(self) -> frozenset[bytes]:
@@ -236,7 +230,7 @@ class Vocabulary:
         return _ends_of_offsets(piece.ends - piece.start, part) if exact is None else exact
 
     def _ends_of_bytes(self, ids: IntArray, text: str) -> IntArray | None:
-        if "ByteLevel" not in self._decoders:
+        if not self._spelling.is_of_bytes:
             return None
         parts = [self.bytes_of(token_id) for token_id in ids.tolist()]
         content, read = text.encode(), b"".join(parts)
@@ -348,24 +342,3 @@ def _word_ends(word_ids: Sequence[int | None], words: IntArray) -> IntArray:
     borders = np.append(np.flatnonzero(begins), len(words))
     after: IntArray = borders[np.cumsum(begins)]
     return after.astype(np.int32)
-
-
-def _decoder_types(backend: Tokenizer) -> set[str]:
-    """The names of the decoders of a tokenizer: they say how its tokens write bytes."""
-    state: dict[str, Any] = json.loads(backend.to_str())["decoder"] or {}
-    return {step["type"] for step in [state, *state.get("decoders", [])] if "type" in step}
-
-
-def _byte_of_character() -> dict[str, bytes]:
-    """The alphabet of byte-level tokenizers: one printable character for each of 256 bytes.
-
-    Bytes that print in Latin-1 stand for themselves; the others follow from U+0100 on in order.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    characters = {chr(byte): byte for byte in printable}
-    characters |= {chr(0x100 + index): byte for index, byte in enumerate(others)}
-    return {character: bytes([byte]) for character, byte in characters.items()}
-
-
-_BYTE_OF_CHARACTER = _byte_of_character()

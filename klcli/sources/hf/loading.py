@@ -19,7 +19,7 @@ from klcli.sources.hf.gguf_file import GGUFFile, gguf_file, left_over
 from klcli.sources.hf.masked import MaskedSource
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.hf.placement import spread_over_devices
-from klcli.sources.hf.tokenizer import vocabulary_of
+from klcli.sources.hf.tokenizer import read_tokenizer
 from klcli.sources.hf.weights import check_method, check_number_formats, check_weights
 from klcli.sources.options import LoadOptions
 
@@ -44,11 +44,8 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
     files = checkpoint.weight_files()
     with quiet_transformers(), loading(spec), gguf_file(spec, checkpoint) as gguf:
         task = _task(spec, checkpoint, options)
+        vocabulary = read_tokenizer(spec, checkpoint)
         model, is_spread, notices = _load_weights(spec, task, checkpoint, options, device, gguf)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            checkpoint.place, **checkpoint.arguments
-        )
-    vocabulary = vocabulary_of(tokenizer, spec)
     with loading(spec), compiling(spec) if options.compile else contextlib.nullcontext():
         model.eval()
         if not is_spread:

@@ -1,11 +1,12 @@
 """The tokenizer of a Hugging Face model."""
 
+from pathlib import Path
 from typing import Any
 
 import transformers
 
 from klcli.errors import SourceError
-from klcli.sources.hf.checkpoint import loading, locate, quiet_transformers
+from klcli.sources.hf.checkpoint import Checkpoint, loading, locate, quiet_transformers
 from klcli.sources.hf.gguf_file import gguf_file
 from klcli.sources.options import LoadOptions
 from klcli.text.vocabulary import Vocabulary
@@ -29,6 +30,33 @@ def vocabulary_of(tokenizer: Any, name: str) -> Vocabulary:
     )
 
 
+def read_tokenizer(spec: str, checkpoint: Checkpoint) -> Vocabulary:
+    """The tokenizer of a checkpoint, whose GGUF file is open if it is one.
+
+    Raises:
+        SourceError: there is none, or it has no fast form.
+    """
+    try:
+        found = transformers.AutoTokenizer.from_pretrained(checkpoint.place, **checkpoint.arguments)
+    except ValueError:  # transformers does not know which class to make
+        _check_files(spec, checkpoint, {"tokenizer.model"})
+        raise
+    # Of some classes it makes an empty one where there are no files.
+    _check_files(spec, checkpoint, set(found.vocab_files_names.values()))
+    return vocabulary_of(found, spec)
+
+
+def _check_files(spec: str, checkpoint: Checkpoint, names: set[str]) -> None:
+    folder, wanted = Path(checkpoint.place), sorted({"tokenizer.json", *names})
+    if checkpoint.is_gguf or not folder.is_dir():  # a model of the Hub has what it needs
+        return
+    if not any((folder / name).exists() for name in wanted):
+        raise SourceError(
+            f"{spec} has no tokenizer (such as {' or '.join(wanted)}): copy the files of the "
+            "tokenizer from the model that it was made of"
+        )
+
+
 def load_tokenizer(spec: str, options: LoadOptions) -> Vocabulary:
     """Only the tokenizer of a model: a folder, a ``.gguf`` file, or a Hub id.
 
@@ -37,7 +65,4 @@ def load_tokenizer(spec: str, options: LoadOptions) -> Vocabulary:
     """
     checkpoint = locate(spec, options)
     with quiet_transformers(), loading(spec), gguf_file(spec, checkpoint):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            checkpoint.place, **checkpoint.arguments
-        )
-    return vocabulary_of(tokenizer, spec)
+        return read_tokenizer(spec, checkpoint)
