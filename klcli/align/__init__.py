@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from klcli.align.alignment import Alignment
-from klcli.align.checks import check_ids, check_tasks, check_vocabularies, check_widths
+from klcli.align.checks import (
+    check_ids,
+    check_splits,
+    check_tasks,
+    check_vocabularies,
+    check_widths,
+)
 from klcli.align.corpora import from_corpora
 from klcli.align.files import from_files
 from klcli.sources import Source
@@ -30,7 +36,11 @@ def align(sources: Sequence[Source], corpora: Sequence[Corpus], scope: Scope) ->
     from klcli.align.offset import off_by_one  # which brings torch
 
     check_tasks(sources, scope)
-    notices = [*check_vocabularies(sources), *check_widths(sources)]
+    notices = [
+        *check_vocabularies(sources),
+        *check_widths(sources),
+        *check_splits(sources, corpora),
+    ]
     found = from_files(sources, corpora, scope) or from_corpora(sources, corpora, scope)
     table = found.table.limited(scope.limit)
     check_ids(table, sources)

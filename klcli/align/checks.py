@@ -6,9 +6,14 @@ import numpy as np
 
 from klcli.errors import MismatchError, Notice, UsageError
 from klcli.sources import UNBOUNDED, Source
+from klcli.text.corpus import Corpus
 from klcli.text.scope import Scope
+from klcli.text.splits import find_splits
 from klcli.text.vocabulary import Vocabulary, check_same_vocabulary
 from klcli.text.windows import WindowTable
+
+SAMPLE = 100_000
+"""Bytes of the text on which two tokenizers are held against each other."""
 
 
 def check_tasks(sources: Sequence[Source], scope: Scope) -> None:
@@ -40,6 +45,37 @@ def check_vocabularies(sources: Sequence[Source]) -> list[Notice]:
     (left_name, left), (right_name, right) = known
     differences = check_same_vocabulary(left, right, (left_name, right_name))
     return [Notice(code="special_tokens_differ", message=message) for message in differences]
+
+
+def check_splits(sources: Sequence[Source], corpora: Sequence[Corpus]) -> list[Notice]:
+    """What two models of one vocabulary make of the text: its first 100 kB, and its beginning."""
+    known = [(s.name, s.vocabulary) for s in sources if s.vocabulary is not None and s.is_live]
+    if len(known) < 2 or not corpora:
+        return []
+    (name, left), (other, right) = known
+    notices = []
+    if left.adds_bos != right.adds_bos:
+        adding, plain = (name, other) if left.adds_bos else (other, name)
+        notices.append(
+            Notice(
+                code="bos_differs",
+                message=f"the tokenizer of {adding} puts its BOS before a text, and that of "
+                f"{plain} does not: both models read what {name} reads; see --bos",
+            )
+        )
+    content = b"".join(document.content for corpus in corpora for document in corpus.documents)
+    text = content[:SAMPLE].decode(errors="ignore")
+    if left.to_json() != right.to_json() and (found := find_splits(left, right, text)):
+        ours, theirs = (" ".join(map(repr, pieces)) for pieces in found.pieces)
+        notices.append(
+            Notice(
+                code="tokenizers_differ",
+                message=f"the tokenizers split the text differently: {found.differing} of "
+                f"{found.tokens} tokens of its first 100 kB, first at byte {found.first}: {ours} "
+                f"in {name}, {theirs} in {other}; both models read the tokens of {name}",
+            )
+        )
+    return notices
 
 
 def check_widths(sources: Sequence[Source]) -> list[Notice]:

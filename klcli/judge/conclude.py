@@ -11,7 +11,13 @@ from klcli.errors import Notice
 from klcli.judge import gate, statistics
 from klcli.judge.baseline import BaselineRun
 from klcli.judge.clusters import Clusters
-from klcli.judge.counts import clusters_of, corpus_of_windows, count, describe_clusters
+from klcli.judge.counts import (
+    clusters_of,
+    corpus_of_windows,
+    count,
+    describe_clusters,
+    tells_text,
+)
 from klcli.judge.gate import Gate
 from klcli.judge.intervals import Metric
 from klcli.judge.notices import find_notices, shard_notices
@@ -64,10 +70,10 @@ def conclude(
     scores = evaluation.scores
     clusters = clusters_of(alignment.table)
     everything = np.ones(len(scores), dtype=np.bool_)
-    metrics = statistics.summarise(scores, clusters, everything)
+    counts = count(scores, alignment, everything)
+    metrics = statistics.summarise(scores, clusters, everything, is_text=tells_text(counts))
     corpora = _corpus_results(scores, alignment, clusters)
     about_clusters = describe_clusters(scores, clusters)
-    counts = count(scores, alignment, everything)
     shown, flagged = find_outliers(evaluation, alignment, shown_outliers)
     lower_bounds = BOUNDED if "topk" in evaluation.kinds.values() and scores.paired else ()
     slices = slice_tokens(scores, alignment.table, alignment.names)
@@ -136,7 +142,7 @@ def _judge(
     if judging.confidence is not None and judging.confidence != clusters.level:
         everything = np.ones(len(scores), dtype=np.bool_)
         sure = replace(clusters, level=judging.confidence)
-        metrics = statistics.summarise(scores, sure, everything)
+        metrics = statistics.summarise(scores, sure, everything, is_text=tells_text(counts))
     notices = baseline.notices() if baseline is not None and judging.confidence else []
     return gate.judge(judging.gates, metrics, rules), notices
 
@@ -150,7 +156,7 @@ def _corpus_results(
     for number, one in enumerate(alignment.table.corpora):
         own = np.repeat(corpus == number, tokens)
         counts = count(scores, alignment, own)
-        metrics = statistics.summarise(scores, clusters, own)
+        metrics = statistics.summarise(scores, clusters, own, is_text=tells_text(counts))
         results.append(
             CorpusResult(name=one.name, sha256=one.sha256, counts=counts, metrics=metrics)
         )

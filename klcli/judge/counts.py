@@ -1,5 +1,6 @@
 """How much was scored, and over which clusters."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,21 @@ from klcli.text.windows import WindowTable
 
 
 def count(scores: TokenScores, alignment: Alignment, chosen: Bools) -> dict[str, int | None]:
-    """How much was scored. ``bytes`` are those of the source text that the scored tokens cover."""
+    """How much was scored.
+
+    ``bytes`` are those of the source text that the scored tokens cover; ``unknown`` are tokens that
+    stand for text that the tokenizer has no other for.
+    """
+    unknown_id = getattr(alignment.names, "unknown_id", None)
     windows = alignment.table.windows
     starts = np.cumsum([0, *alignment.table.window_tokens[:-1]])
     hit = np.flatnonzero(np.logical_or.reduceat(chosen, starts)).tolist()
-    covered, excluded, infinite = 0, 0, 0
+    covered, excluded, infinite, unknown = 0, 0, 0, 0
     has_text = None
     for rows, part in scores.blocks():
         own, left_out = chosen[rows], part["excluded"]
         excluded += int(left_out[own].sum())
+        unknown += 0 if unknown_id is None else int((part["token_id"][own] == unknown_id).sum())
         infinite += int((_infinite(part) & own).sum())
         known = own & ~left_out & (part["token_id"] >= 0)
         ends, begins = part["byte_end"][known], part["byte_start"][known]
@@ -34,7 +41,17 @@ def count(scores: TokenScores, alignment: Alignment, chosen: Bools) -> dict[str,
         "bytes": covered if has_text else None,
         "excluded": excluded,
         "infinite": infinite,
+        "unknown": unknown,
     }
+
+
+MOST_UNKNOWN = 0.01
+"""The share of unknown tokens above which the tokens do not tell the text any more."""
+
+
+def tells_text(counts: Mapping[str, int | None]) -> bool:
+    """Whether the scored tokens determine the text that they cover."""
+    return (counts["unknown"] or 0) <= MOST_UNKNOWN * (counts["tokens"] or 0)
 
 
 def _infinite(scores: TokenScores) -> Bools:

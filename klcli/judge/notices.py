@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from klcli.errors import Notice
+from klcli.judge.counts import tells_text
 from klcli.judge.intervals import Metric
 from klcli.measure.gathered import Evaluation
 from klcli.measure.scores import BROKEN, TOPS
@@ -34,6 +35,7 @@ def find_notices(
     found = [
         *_excluded(evaluation, counts, models),
         *_infinite(counts),
+        *_unknown(counts),
         *_padded_mass(evaluation),
         *_few_clusters(clusters["count"]),
         *_correlated(clusters, metrics),
@@ -83,6 +85,16 @@ def _excluded(
             "excluded",
             f"{hit} of {counts['tokens']} tokens are left out: {who} gave NaN or +inf there; they "
             "count in no number" + (advice if model.get("dtype") == "float16" else ""),
+        )
+
+
+def _unknown(counts: Mapping[str, int | None]) -> Found:
+    if not tells_text(counts):
+        yield (
+            "unknown_tokens",
+            f"{counts['unknown']} of {counts['tokens']} tokens stand for text that the tokenizer "
+            "does not know: the tokens do not tell the text, so bits per byte and perplexities of "
+            "words are left out",
         )
 
 

@@ -90,13 +90,18 @@ BOUNDS: Mapping[str, Bounds] = {
 """The least and the most that a token can count, and so a mean; of flips the net."""
 
 
-def summarise(scores: TokenScores, clusters: Clusters, chosen: Bools) -> dict[str, Metric]:
-    """All metrics over the ``chosen`` tokens (bool, one a token), excluded ones left out."""
+def summarise(
+    scores: TokenScores, clusters: Clusters, chosen: Bools, *, is_text: bool = True
+) -> dict[str, Metric]:
+    """All metrics over the ``chosen`` tokens (bool, one a token), excluded ones left out.
+
+    Where the tokens do not determine the text (``is_text``) its bytes and words are not known.
+    """
     usable, known = chosen.copy(), chosen.copy()
     for rows, part in scores.blocks():
         usable[rows] &= ~part["excluded"]
         known[rows] = usable[rows] & (part["token_id"] >= 0)
-    view = _View(scores, usable, known, clusters.among(usable), clusters.among(known))
+    view = _View(scores, usable, known, clusters.among(usable), clusters.among(known), is_text)
     return _compare(view) if scores.paired else _single(view, "")
 
 
@@ -130,6 +135,7 @@ class _View:
     known: Bools
     usable_clusters: Clusters
     known_clusters: Clusters
+    is_text: bool
 
     def mean(self, column: str) -> Metric:
         """A metric over every usable token."""
@@ -154,6 +160,8 @@ class _View:
 
     def total(self, start: str, stop: str) -> int | None:
         """Bytes of the known tokens, None where the text is not known."""
+        if not self.is_text:
+            return None
         total = 0
         for rows, part in self.scores.blocks():
             ends, starts = part[stop][self.known[rows]], part[start][self.known[rows]]

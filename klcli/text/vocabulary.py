@@ -102,6 +102,7 @@ class Vocabulary:
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
+        _make_certain(backend)
         self._backend = backend
         self._tokens: dict[str, int] = backend.get_vocab(with_added_tokens=True)
         self._strings = {token_id: token for token, token_id in self._tokens.items()}
@@ -342,3 +343,10 @@ def _word_ends(word_ids: Sequence[int | None], words: IntArray) -> IntArray:
     borders = np.append(np.flatnonzero(begins), len(words))
     after: IntArray = borders[np.cumsum(begins)]
     return after.astype(np.int32)
+
+
+def _make_certain(backend: Tokenizer) -> None:
+    """Switch off what makes a tokenizer split at random, as in training."""
+    for name in ("dropout", "alpha"):
+        if getattr(backend.model, name, None):
+            setattr(backend.model, name, None)

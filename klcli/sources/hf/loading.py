@@ -44,8 +44,8 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
     files = checkpoint.weight_files()
     with quiet_transformers(), loading(spec), gguf_file(spec, checkpoint) as gguf:
         task = _task(spec, checkpoint, options)
-        vocabulary = read_tokenizer(spec, checkpoint)
         model, is_spread, notices = _load_weights(spec, task, checkpoint, options, device, gguf)
+        vocabulary = read_tokenizer(spec, checkpoint)
     with loading(spec), compiling(spec) if options.compile else contextlib.nullcontext():
         model.eval()
         if not is_spread:
