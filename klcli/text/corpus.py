@@ -79,14 +79,36 @@ def _read_bytes(path: str) -> bytes:
     if path.lower().removesuffix(".gz").endswith(".parquet"):
         raise CorpusError(f"{path}: Parquet is not read; convert it to .jsonl with a 'text' field")
     try:
-        raw = Path(path).read_bytes()
-        return gzip.decompress(raw) if path.lower().endswith(".gz") else raw
+        return _unpacked(path) if path.lower().endswith(".gz") else Path(path).read_bytes()
     except FileNotFoundError:
         raise CorpusError(f"no corpus at {path!r}: check the path (- reads stdin)") from None
     except IsADirectoryError:
         raise CorpusError(f"{path} is a folder: name the text files in it") from None
     except (OSError, EOFError, zlib.error) as error:
         raise CorpusError(f"cannot read {path}: {error}") from error
+
+
+MOST_UNPACKED = 100
+"""How many times its size text may unpack to; prose does to 3 times, repetitive logs to 30."""
+ENOUGH_UNPACKED = 16 * 2**20
+"""Bytes up to which nobody minds."""
+
+
+def _unpacked(path: str) -> bytes:
+    """What a ``.gz`` holds, piece by piece, so that one made to fill the memory does not.
+
+    Raises:
+        CorpusError: it is far larger than text would be.
+    """
+    most = max(ENOUGH_UNPACKED, MOST_UNPACKED * Path(path).stat().st_size)
+    with gzip.open(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise CorpusError(
+            f"{path} unpacks to more than {MOST_UNPACKED} times its size, as text does not: if it "
+            "is to be read all the same, unpack it first"
+        )
+    return content
 
 
 def _read_stdin() -> bytes:

@@ -7,6 +7,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -787,3 +788,51 @@ def test_a_pickle_in_token_ids_never_runs(
 def test_the_malicious_pickle_of_these_tests_would_run(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Malicious(tmp_path / "ran")))
     assert (tmp_path / "ran").is_dir()
+
+
+SIX_ROWS = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+ODD: dict[str, tuple[dict[str, Tensor], str]] = {
+    "repeated": ({"logits": SIX_ROWS[:1].expand(10**6, 5)}, r"repeats \d+ bytes until"),
+    "sparse": ({"logits": SIX_ROWS.to_sparse()}, r"is sparse: save it with .to_dense\(\)"),
+    "meta": ({"logits": SIX_ROWS.to("meta")}, "no numbers"),
+    "bfloat16 tokens": (
+        {"logits": SIX_ROWS, "tokens": torch.arange(6).bfloat16() % 5},
+        "bfloat16 where whole numbers belong",
+    ),
+    "sparse tokens": (
+        {"logits": SIX_ROWS, "tokens": (torch.arange(6) % 5).to_sparse()},
+        "is sparse",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_a_tensor_without_its_numbers_is_refused_in_words(tmp_path: Path, case: str) -> None:
+    content, reason = ODD[case]
+    torch.save(content, tmp_path / "file.pt")
+    with pytest.raises(SourceError, match=reason):
+        open_source(str(tmp_path / "file.pt"), LoadOptions())
+
+
+def test_tensors_that_require_gradients_are_read(tmp_path: Path) -> None:
+    torch.save({"logits": SIX_ROWS.clone().requires_grad_()}, tmp_path / "file.pt")
+    source = open_arrays(str(tmp_path / "file.pt"), LoadOptions())
+    (rows,) = source.rows([[source.windows.windows[0]]])
+    assert torch.equal(rows.block(0, 5), SIX_ROWS[:5])
+
+
+def test_only_what_is_read_of_an_npz_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "file.npz"
+    np.savez(path, logits=SIX_ROWS.numpy())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("bomb.npy", b"not an array", zipfile.ZIP_DEFLATED)
+    assert open_arrays(str(path), LoadOptions()).width == 5
+
+
+def test_an_npz_larger_than_the_disk_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "file.npz", logits=np.zeros((1000, 1000), np.float32))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
+    with pytest.raises(SourceError, match="set TMPDIR"):
+        open_arrays(str(tmp_path / "file.npz"), LoadOptions())

@@ -174,3 +174,19 @@ def test_two_folders_with_the_same_weights_say_so(
     shutil.copytree(llama, twin)
     report = compare(llama, twin, corpus, limit=64)
     assert [notice.code for notice in report.warnings] == ["same_model"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"num_hidden_layers": 100_000}, r"100,000 layers \(num_hidden_layers\).* 21 weights"),
+        ({"num_labels": 10**9}, "1,000,000,000 labels"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused_before_a_model_is_made(
+    llama: Path, settings: dict[str, int], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _set(llama, **settings)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", None)
+    with pytest.raises(SourceError, match=reason):
+        load_model(str(llama), LoadOptions())

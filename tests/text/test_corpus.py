@@ -13,6 +13,7 @@ import pytest
 
 from klcli.choices import DocumentSplit
 from klcli.errors import CorpusError
+from klcli.text import corpus as corpus_module
 from klcli.text.corpus import Document, read_corpus
 
 TEXT = "The cat sleeps.\r\nNaïve 東京 🙂\n"
@@ -278,3 +279,15 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
 def test_a_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"is a folder: name the text files in it"):
         read_corpus(str(tmp_path))
+
+
+def test_a_bomb_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_module, "ENOUGH_UNPACKED", 1000)
+    bomb, honest = tmp_path / "bomb.txt.gz", tmp_path / "honest.txt.gz"
+    bomb.write_bytes(gzip.compress(b"a " * 2**20))
+    honest.write_bytes(gzip.compress(" ".join(map(str, range(20_000))).encode()))
+    with pytest.raises(CorpusError, match="more than 100 times its size"):
+        read_corpus(str(bomb))
+    assert read_corpus(str(honest)).documents[0].text.endswith("19999")

@@ -10,7 +10,7 @@ import pickle
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -33,6 +33,9 @@ from klcli.text.windows import NO_TARGET, TokenizedDocument, Window, WindowTable
 
 VALUE_KINDS: tuple[ValueKind, ...] = get_args(ValueKind)
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+READ = (*VALUE_KINDS, "tokens", "score_from")
+"""Names of the arrays that are read; others may stand beside them."""
 
 NPY_MAGIC = b"\x93NUMPY"
 PICKLE_MAGIC = b"\x80"
@@ -220,16 +223,30 @@ def _array_of_npy(file: OpenedFile, given: OpenedFile) -> StoredArray:
 
 
 def _open_npz(file: OpenedFile) -> dict[str, StoredArray]:
-    """Every member unpacked to a temporary file first, which is gone when it is closed."""
+    """What is read of it, each unpacked to a temporary file, which is gone when it is closed."""
     arrays = dict[str, StoredArray]()
     with zipfile.ZipFile(file.path) as archive:
-        for member in archive.namelist():
+        members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+        read = [one for name, one in members.items() if name in READ]
+        _check_room(file.path, sum(one.file_size for one in read))
+        for member in [one.filename for one in read]:
             with archive.open(member) as packed, tempfile.NamedTemporaryFile() as unpacked:
                 shutil.copyfileobj(packed, unpacked, 2**20)
                 unpacked.flush()
                 name = member.removesuffix(".npy")
                 arrays[name] = _array_of_npy(OpenedFile(Path(unpacked.name)), file)
+        _check_names(str(file.path), members)
     return arrays
+
+
+def _check_room(path: Path, needed: int) -> None:
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise SourceError(
+            f"{path} unpacks to {needed / 1e9:,.1f} GB, and {folder} has {free / 1e9:,.1f} GB free:"
+            " set TMPDIR to a folder with more room, or save with numpy.save"
+        )
 
 
 def _open_safetensors(file: OpenedFile) -> dict[str, StoredArray]:
@@ -247,25 +264,48 @@ def _open_torch(file: OpenedFile) -> dict[str, StoredArray]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise SourceError(f"{path} holds something other than a dictionary of tensors")
-    return {
-        name: _MappedArray(file, tensor) if in_zip else tensor for name, tensor in content.items()
-    }
+    plain = {n: _plain(f"{path}: {n or 'the tensor'}", value) for n, value in content.items()}
+    return {n: _MappedArray(file, value) if in_zip else value for n, value in plain.items()}
+
+
+def _plain(what: str, tensor: Tensor) -> Tensor:
+    """A tensor whose numbers are all in the file.
+
+    Raises:
+        SourceError: it has none, or says that it has more than there are.
+    """
+    if tensor.is_meta:
+        raise SourceError(f"{what} has a shape and no numbers (device meta): save it with them")
+    if tensor.layout != torch.strided:
+        raise SourceError(f"{what} is sparse: save it with .to_dense()")
+    if tensor.is_quantized:
+        raise SourceError(f"{what} is quantised: save it with .dequantize()")
+    size, held = tensor.numel() * tensor.itemsize, tensor.untyped_storage().nbytes()
+    if size > held:
+        raise SourceError(
+            f"{what} repeats {held:,} bytes until they are {size:,}: save it with .contiguous()"
+        )
+    return tensor.detach()
 
 
 def _find_values(
     spec: str, arrays: Mapping[str, StoredArray], options: LoadOptions
 ) -> tuple[StoredArray, ValueKind]:
+    _check_names(spec, arrays)
     named = [kind for kind in VALUE_KINDS if kind in arrays]
     if len(named) > 1:
         raise SourceError(f"{spec} holds {' and '.join(named)}: keep one of them in the file")
     if named:
         return arrays[named[0]], named[0] if options.values == "auto" else options.values
-    if "" in arrays:
-        return arrays[""], "logits" if options.values == "auto" else options.values
-    raise SourceError(
-        f"{spec} holds no array named {', '.join(VALUE_KINDS[:-1])} or {VALUE_KINDS[-1]}, but "
-        f"{', '.join(sorted(arrays)) or 'nothing'}"
-    )
+    return arrays[""], "logits" if options.values == "auto" else options.values
+
+
+def _check_names(spec: str, names: Collection[str]) -> None:
+    if not {*VALUE_KINDS, ""} & set(names):
+        raise SourceError(
+            f"{spec} holds no array named {', '.join(VALUE_KINDS[:-1])} or {VALUE_KINDS[-1]}, but "
+            f"{', '.join(sorted(names)) or 'nothing'}"
+        )
 
 
 def _check_values(spec: str, values: StoredArray) -> None:
@@ -317,6 +357,8 @@ def _find_tokens(
 
 def _whole(values: StoredArray) -> IntArray:
     whole = values[:] if values.shape else values[()]
+    if isinstance(whole, Tensor) and whole.dtype == torch.bfloat16:  # which NumPy does not know
+        raise ValueError("it has bfloat16 where whole numbers belong")
     array: IntArray = whole.numpy() if isinstance(whole, Tensor) else np.array(whole)
     return array
 

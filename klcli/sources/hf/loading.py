@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from klcli.sources.hf.masked import MaskedSource
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.hf.placement import spread_over_devices
 from klcli.sources.hf.tokenizer import read_tokenizer
-from klcli.sources.hf.weights import check_method, check_number_formats, check_weights
+from klcli.sources.hf.weights import check_counts, check_method, check_number_formats, check_weights
 from klcli.sources.options import LoadOptions
 
 LOADERS: Mapping[Task, Any] = {
@@ -43,6 +44,8 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
     device, checkpoint = choose_device(options.device), locate(spec, options)
     files = checkpoint.weight_files()
     with quiet_transformers(), loading(spec), gguf_file(spec, checkpoint) as gguf:
+        if files:
+            check_counts(spec, Path(checkpoint.place), files)
         task = _task(spec, checkpoint, options)
         model, is_spread, notices = _load_weights(spec, task, checkpoint, options, device, gguf)
         vocabulary = read_tokenizer(spec, checkpoint)

@@ -1,5 +1,6 @@
 """Whether a model runs with exactly the weights of its checkpoint: none missing, none left over."""
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -22,6 +23,10 @@ _HARMLESS = re.compile(
 transformers knows what each family may leave over; those it does not report."""
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
+MOST_LABELS = 1_000_000
+LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "num_decoder_layers")
+"""What configs call the number of their layers."""
+
 _INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
 
 
@@ -73,6 +78,34 @@ def check_method(spec: str, config: Any) -> None:
             f"{spec} is quantised by {given['quant_method']!r}, which transformers does not know "
             f"and would pass over; it knows {', '.join(sorted(auto.AUTO_QUANTIZER_MAPPING))}"
         )
+
+
+def check_counts(spec: str, folder: Path, files: Collection[Path]) -> None:
+    """Hold the counts of a config against its weights, before a model is made for minutes.
+
+    Raises:
+        SourceError: it has more layers than the files have weights, or more labels than any model.
+    """
+    settings = json.loads((folder / "config.json").read_text())
+    named = [settings, *(part for part in settings.values() if isinstance(part, dict))]
+    labels = max((n for part in named if isinstance(n := part.get("num_labels"), int)), default=0)
+    if labels > MOST_LABELS:
+        raise SourceError(f"config.json of {spec} has {labels:,} labels (num_labels): correct it")
+    if not files or any(path.suffix != ".safetensors" for path in files):
+        return
+    weights = sum(_count(path) for path in files)
+    for part in named:
+        for name in LAYERS:
+            if isinstance(layers := part.get(name), int) and layers > weights:
+                raise SourceError(
+                    f"config.json of {spec} has {layers:,} layers ({name}), and its files have "
+                    f"{weights:,} weights: correct it, or download the model again"
+                )
+
+
+def _count(path: Path) -> int:
+    with safetensors.safe_open(path, framework="pt") as file:
+        return len(file.keys())
 
 
 def check_number_formats(spec: str, config: Any, files: Collection[Path]) -> None:
