@@ -24,6 +24,7 @@ _OUTLIER_HEAD = (
     "candidate expects",
 )
 
+_LINKS = re.compile(r"@(?=\w)|:(?=//)|\bwww(?=\.)|#(?=\d)")
 _SPECIAL = re.compile(r"[\\`*_\[\]<>&~$#]")
 
 
@@ -38,9 +39,11 @@ def render_markdown(report: Report, stream: TextIO, view: View = DEFAULT_VIEW) -
 def escape(text: str) -> str:
     """Visible text, with a backslash before each character that Markdown would act upon.
 
-    ``|``, which only means something in tables, is for those to escape.
+    ``|``, which only means something in tables, is for those to escape. Addresses, mentions and
+    numbers of issues become links after all of that, unless a word joiner, which nobody sees,
+    stands in them.
     """
-    return _SPECIAL.sub(r"\\\g<0>", text)
+    return _LINKS.sub("\\g<0>\u2060", _SPECIAL.sub(r"\\\g<0>", text))
 
 
 def code(text: str) -> str:

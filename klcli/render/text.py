@@ -7,6 +7,8 @@ from rich.cells import cell_len
 
 ELLIPSIS = "…"
 SPACE = "·"
+MOST_MARKS = 4
+"""Combining marks on one letter: Vietnamese has two, Hebrew with accents up to four."""
 
 _BLANK = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
@@ -23,7 +25,8 @@ def visible(text: str, *, keep_spaces: bool = False) -> str:
     of several words. Whatever else cannot be seen becomes an escape as in Python: control
     characters such as ``\x1b`` and ``\n``, text direction and zero width such as ``\u202e``, lone
     surrogates, private and unassigned characters, other spaces and line ends. A combining mark in
-    front gets a ``◌`` to stand on, and so leaves what comes before it alone.
+    front gets a ``◌`` to stand on, and so leaves what comes before it alone; of a heap of them the
+    first few are shown.
 
     A backslash stays as it is, although ``\n`` may then also be a backslash and an n: bytes that
     are not characters come here as escapes already, and doubling theirs would make them hard to
@@ -33,7 +36,9 @@ def visible(text: str, *, keep_spaces: bool = False) -> str:
         text = text.replace(SPACE, _escape(SPACE)).replace(" ", SPACE)
     if not text.isprintable() or not _BLANK.isdisjoint(text):
         text = "".join(c if c.isprintable() and c not in _BLANK else _escape(c) for c in text)
-    return f"◌{text}" if text and unicodedata.category(text[0]).startswith("M") else text
+    if not text.isascii():
+        text = _few_marks(text)
+    return f"◌{text}" if text and _is_mark(text[0]) else text
 
 
 def keep_start(text: str, width: int) -> str:
@@ -49,6 +54,19 @@ def keep_end(text: str, width: int) -> str:
         return text
     fitting = _fitting(reversed(_characters(text)), width - 1)
     return ELLIPSIS * (width > 0) + "".join(reversed(fitting))
+
+
+def _few_marks(text: str) -> str:
+    """Text in which no letter has more marks than any script gives it: the rest are escaped."""
+    shown, marks = [], 0
+    for character in text:
+        marks = marks + 1 if _is_mark(character) else 0
+        shown.append(character if marks <= MOST_MARKS else _escape(character))
+    return "".join(shown)
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character).startswith("M")
 
 
 def _escape(character: str) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import secrets
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,12 +42,40 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as file:
+            _lock(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove temporary files of processes that were killed. One that is being written is locked."""
+    for path in [path for path in folder.iterdir() if is_temporary(path.name)]:
+        with contextlib.suppress(OSError):  # it is being written, or somebody else removed it
+            if time.time() - path.stat().st_mtime < YOUNG:
+                continue
+            with path.open("rb") as file:
+                _lock(file)
+                path.unlink()
+
+
+YOUNG = 60.0
+"""Seconds for which a file is left alone: its writer may be about to lock it."""
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock an open file until it is closed, or its process ends.
+
+    Raises:
+        OSError: another process has locked it.
+    """
+    if os.name == "posix":  # elsewhere an open file cannot be removed
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def put(path: Path, content: bytes, files: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def test_a_code_span_says_what_it_was_given(text: str) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_an_escaped_text_says_what_it_was_given(name: str) -> None:
     text = visible("x" + HOSTILE[name] + "x", keep_spaces=True)
-    assert "".join(part.content for part in inline_parts(escape(text))) == text
+    shown = "".join(part.content for part in inline_parts(escape(text)))
+    assert shown.replace("\u2060", "") == text
 
 
 def test_warnings_are_on_the_page() -> None:
@@ -96,3 +97,16 @@ def test_warnings_are_on_the_page() -> None:
 def test_a_saved_report_makes_the_same_page() -> None:
     saved = Report.from_dict(json.loads(json.dumps(gated_report().to_dict())))
     assert as_markdown(saved) == as_markdown(gated_report())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["@everyone", "https://evil.example", "www.evil.example", "a@evil.example", "#123", "x/y#1"],
+)
+def test_no_name_becomes_a_link_or_a_mention(name: str) -> None:
+    """What GitHub makes into links and mentions in the finished page, whatever was escaped."""
+    shown = escape(name)
+    becomes_link = re.compile(r"@\w|://|www\.|#\d")
+    assert becomes_link.search(name)
+    assert not becomes_link.search(shown)
+    assert shown.replace("\u2060", "").replace("\\", "") == name

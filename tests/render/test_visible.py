@@ -66,3 +66,12 @@ def test_a_wide_character_is_never_halved() -> None:
 def test_a_mark_stays_with_its_letter() -> None:
     text = "e\u0301e\u0301e\u0301"
     assert (keep_start(text, 2), keep_end(text, 2)) == ("e\u0301…", "…e\u0301")
+
+
+def test_of_a_heap_of_marks_the_first_few_are_shown() -> None:
+    zalgo = "e" + "\u0301" * 200
+    shown = visible(zalgo)
+    assert shown.startswith("e\u0301\u0301\u0301\u0301\\u0301")
+    assert shown.count("\u0301") == 4
+    vietnamese = "Vie\u0323\u0302t"
+    assert visible(vietnamese) == vietnamese

@@ -131,3 +131,11 @@ def test_scales_beside_a_weight_count(name: str, one: object, other: object) -> 
     for model, scales in zip(models[1:], (one, other), strict=True):
         setattr(model.weight, name, scales)
     assert len({weights_digest(model) for model in models}) == 3
+
+
+def test_the_name_of_a_gguf_file_does_not_count() -> None:
+    one, other = (
+        Model(some(), quantization_config={"quant_method": "gguf", "gguf_file": name})
+        for name in ("a.gguf", "b.gguf")
+    )
+    assert weights_digest(one) == weights_digest(other)

@@ -5,6 +5,7 @@ The oracle is llama.cpp's arithmetic spelled out, one float32 operation after th
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from klcli.sources.hf.model import ModelSource
 from klcli.sources.kinds import is_base_file
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import Rows, TensorRows
+from klcli.storage.files import remove_left_over, whole_file
 from klcli.text.cutting import plan_windows, tokenize
 from klcli.text.protocols import ProtocolName, choose_protocol
 from klcli.text.vocabulary import Vocabulary
@@ -726,3 +728,19 @@ def test_where_nothing_can_be_written_the_model_does_not_run(tmp_path: Path) -> 
     for path in (tmp_path, tmp_path / "nowhere" / "x.kld"):
         with pytest.raises(OutputError, match="cannot write"):
             write(path, Fake(LOGITS, fail_after=0))
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_living_one_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    killed, young = (tmp_path / f".klcli-{digit * 16}.tmp" for digit in "ab")
+    with whole_file(tmp_path / "living.kld") as file:
+        (living,) = tmp_path.iterdir()
+        for path in (killed, young):
+            path.write_bytes(b"half")
+        for path in (killed, living):
+            os.utime(path, (0, 0))
+        remove_left_over(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([living, young])
+        file.write(b"whole")
+    assert (tmp_path / "living.kld").read_bytes() == b"whole"

@@ -14,7 +14,7 @@ from klcli.hooks import Progress
 from klcli.sources import Source
 from klcli.sources.files.llamacpp_format import TOKEN, Header, encode
 from klcli.sources.rows import TopBlock
-from klcli.storage.files import whole_file
+from klcli.storage.files import remove_left_over, whole_file
 from klcli.text.vocabulary import IntArray, Vocabulary
 from klcli.text.windows import Window, WindowTable, plan_batches
 
@@ -53,7 +53,9 @@ def write_base_file(
     if path.is_dir():
         raise OutputError(f"cannot write {path}: it is a folder")
     try:
-        with whole_file(Path(os.path.realpath(path))) as file:
+        target = Path(os.path.realpath(path))
+        remove_left_over(target.parent)
+        with whole_file(target) as file:
             file.write(header.pack())
             file.write(ids.astype(TOKEN).tobytes())
             _write_records(file, source, table, batch_tokens, progress)

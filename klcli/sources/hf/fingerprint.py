@@ -31,6 +31,8 @@ def weights_digest(model: Any) -> str:
     """
     config = model.config.to_dict()
     settings = {k: v for k, v in config.items() if k not in _NOT_SETTINGS}
+    if isinstance(quantised := settings.get("quantization_config"), dict):
+        settings["quantization_config"] = {k: v for k, v in quantised.items() if k != "gguf_file"}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         for name, weight in _weights(model):
