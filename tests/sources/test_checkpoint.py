@@ -190,3 +190,23 @@ def test_counts_that_cannot_be_are_refused_before_a_model_is_made(
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", None)
     with pytest.raises(SourceError, match=reason):
         load_model(str(llama), LoadOptions())
+
+
+@pytest.mark.parametrize("name", ["reference", "masked-reference"])
+def test_a_folder_without_its_tokenizer_is_refused(
+    fixtures: Path, tmp_path: Path, name: str
+) -> None:
+    """transformers makes an empty tokenizer of some classes, and every text is then unknown."""
+    folder = tmp_path / name
+    shutil.copytree(fixtures / "models" / name, folder)
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(SourceError, match=r"has no tokenizer \(such as .*tokenizer.json"):
+        load_model(str(folder), LoadOptions())
+
+
+def test_so_is_one_whose_family_has_no_tokenizer_of_its_own(llama: Path) -> None:
+    for path in llama.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(SourceError, match="has no tokenizer"):
+        load_model(str(llama), LoadOptions())
