@@ -196,7 +196,7 @@ def test_counts_that_cannot_be_are_refused_before_a_model_is_made(
 def test_a_folder_without_its_tokenizer_is_refused(
     fixtures: Path, tmp_path: Path, name: str
 ) -> None:
-    """transformers makes an empty tokenizer of some classes, and every text is then unknown."""
+    """Of some classes an empty tokenizer is made, to which every text is unknown."""
     folder = tmp_path / name
     shutil.copytree(fixtures / "models" / name, folder)
     for path in folder.glob("tokenizer*"):
