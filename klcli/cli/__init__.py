@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
     code = _exit_code(arguments)
     with sparing(sys.stdout):
-        sys.exit(code)
+        pass  # it is flushed here, where a failure does not change the code
+    sys.exit(code)
 
 
 def _exit_code(arguments: Sequence[str] | None) -> int:

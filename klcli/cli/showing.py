@@ -81,11 +81,9 @@ def onto_stdout() -> Iterator[None]:
 def sparing(stream: TextIO | None) -> Iterator[None]:
     """A stream that cannot be written to is not written to any more."""
     try:
-        try:
-            yield
-        finally:
-            if stream is not None:
-                stream.flush()
+        yield
+        if stream is not None:
+            stream.flush()
     except OSError:
         drop(stream)
 
