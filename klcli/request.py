@@ -65,6 +65,7 @@ class RunOptions(TypedDict, total=False):
     revision: str | None
     trust_remote_code: bool
     allow_unused_weights: bool
+    allow_other_architecture: bool
     compile: bool
     values: ValueChoice
     token_ids: AnyPath | None

@@ -188,6 +188,11 @@ def source_options(*, sided: bool) -> Callable[[Command], Command]:
             help="Run a model although its checkpoint has weights that it does not take.",
         ),
         click.option(
+            "--allow-other-architecture",
+            is_flag=True,
+            help="Run as a language model what was saved as something else, such as a classifier.",
+        ),
+        click.option(
             "--compile",
             is_flag=True,
             help="Compile the blocks of models with torch.compile, which takes a while: for long "

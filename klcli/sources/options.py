@@ -18,9 +18,10 @@ class LoadOptions:
     """How one source is opened. What does not apply to its kind is ignored.
 
     For models are ``task``, ``dtype``, ``device``, ``revision``, ``trust_remote_code``,
-    ``allow_unused_weights`` (of the checkpoint), ``compile`` (the blocks, with torch.compile) and
-    ``batch_tokens`` (the ids of one forward pass). For logit files are ``token_ids`` (a ``.npy``
-    file), ``tokenizer`` (a model whose tokenizer it is) and ``values``.
+    ``allow_unused_weights`` (of the checkpoint), ``allow_other_architecture`` (than a language
+    model's), ``compile`` (the blocks, with torch.compile) and ``batch_tokens`` (the ids of one
+    forward pass). For logit files are ``token_ids`` (a ``.npy`` file), ``tokenizer`` (a model whose
+    tokenizer it is) and ``values``.
 
     Raises:
         UsageError: a value is not one of the choices, or too small.
@@ -33,6 +34,7 @@ class LoadOptions:
     revision: str | None = None
     trust_remote_code: bool = False
     allow_unused_weights: bool = False
+    allow_other_architecture: bool = False
     compile: bool = False
     token_ids: str | None = None
     tokenizer: str | None = None

@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers.models.auto import modeling_auto
 
 from klcli.choices import Task
-from klcli.errors import Notice, SourceError
+from klcli.errors import SourceError
 from klcli.sources.devices import choose_device
 from klcli.sources.hf.causal import CausalSource
 from klcli.sources.hf.checkpoint import Checkpoint, loading, locate, quiet_transformers
+from klcli.sources.hf.classes import check_architecture, class_of, task_of
 from klcli.sources.hf.compiling import compile_blocks, compiling
 from klcli.sources.hf.gguf_config import gguf_config
-from klcli.sources.hf.gguf_file import GGUFFile, gguf_file, left_over
+from klcli.sources.hf.gguf_file import gguf_file, left_over
 from klcli.sources.hf.masked import MaskedSource
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.hf.placement import spread_over_devices
@@ -24,10 +23,6 @@ from klcli.sources.hf.tokenizer import read_tokenizer
 from klcli.sources.hf.weights import check_counts, check_method, check_number_formats, check_weights
 from klcli.sources.options import LoadOptions
 
-LOADERS: Mapping[Task, Any] = {
-    "causal": transformers.AutoModelForCausalLM,
-    "masked": transformers.AutoModelForMaskedLM,
-}
 SOURCES: Mapping[Task, type[ModelSource]] = {"causal": CausalSource, "masked": MaskedSource}
 
 
@@ -46,8 +41,19 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
     with quiet_transformers(), loading(spec), gguf_file(spec, checkpoint) as gguf:
         if files:
             check_counts(spec, Path(checkpoint.place), files)
-        task = _task(spec, checkpoint, options)
-        model, is_spread, notices = _load_weights(spec, task, checkpoint, options, device, gguf)
+        config = checkpoint.config() if gguf is None else gguf_config(gguf, checkpoint)
+        if gguf is None:
+            check_method(spec, config)
+            check_architecture(spec, config, allow_other=options.allow_other_architecture)
+        task = options.task if options.task != "auto" else task_of(spec, config)
+        kind = class_of(task, config)
+        model, is_spread, loaded = _load_weights(spec, kind, config, checkpoint, options, device)
+        check_number_formats(spec, model.config, files)
+        if gguf is not None:
+            loaded["unexpected_keys"] = {*loaded["unexpected_keys"], *left_over(gguf, model)}
+        notices = check_weights(
+            spec, model, task, loaded, allow_unused=options.allow_unused_weights
+        )
         vocabulary = read_tokenizer(spec, checkpoint)
     with loading(spec), compiling(spec) if options.compile else contextlib.nullcontext():
         model.eval()
@@ -64,27 +70,20 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
 
 
 def _load_weights(
-    spec: str,
-    task: Task,
-    checkpoint: Checkpoint,
-    options: LoadOptions,
-    device: str,
-    gguf: GGUFFile | None,
-) -> tuple[Any, bool, list[Notice]]:
-    """The model, whether it is spread over devices, and what to know of its weights.
+    spec: str, kind: Any, config: Any, checkpoint: Checkpoint, options: LoadOptions, device: str
+) -> tuple[Any, bool, dict[str, Any]]:
+    """A model of a class, whether it is spread over devices, and what transformers says of it.
 
     Raises:
-        SourceError: it lacks weights or leaves some over, or does not fit and cannot be spread.
+        SourceError: it does not fit and cannot be spread.
     """
-    if gguf is None:
-        check_method(spec, checkpoint.config())
-    kind, dtype = LOADERS[task], _dtype(options.dtype, is_gguf=checkpoint.is_gguf)
+    dtype = _dtype(options.dtype, is_gguf=checkpoint.is_gguf)
     spread: dict[str, Any] = {}
     if options.device == "auto":
         spread = spread_over_devices(spec, kind, checkpoint, dtype, device)
     if spread and options.compile:
         raise SourceError(f"{spec} has to be split, and so cannot be compiled: leave out --compile")
-    given = {} if gguf is None else {"config": gguf_config(gguf, checkpoint)}
+    given = {"config": config} if checkpoint.is_gguf else {}
     model, loaded = kind.from_pretrained(
         checkpoint.place,
         dtype=dtype,
@@ -94,40 +93,7 @@ def _load_weights(
         **spread,
         **checkpoint.arguments,
     )
-    check_number_formats(spec, model.config, checkpoint.weight_files())
-    if gguf is not None:
-        loaded["unexpected_keys"] = {*loaded["unexpected_keys"], *left_over(gguf, model)}
-    notices = check_weights(spec, model, task, loaded, allow_unused=options.allow_unused_weights)
-    return model, bool(spread), notices
-
-
-def _task(spec: str, checkpoint: Checkpoint, options: LoadOptions) -> Task:
-    """What a model does, by the options or else by its config."""
-    if options.task != "auto":
-        return options.task
-    if checkpoint.is_gguf:
-        return "causal"
-    return _task_of(spec, checkpoint.config())
-
-
-def _task_of(spec: str, config: Any) -> Task:
-    """What a config says its model does: the class it was saved from, else what its family is for.
-
-    Raises:
-        SourceError: it is neither a causal nor a masked language model.
-    """
-    if getattr(config, "is_encoder_decoder", False):
-        raise SourceError(
-            f"{spec} is an encoder-decoder model; klcli takes causal and masked language models"
-        )
-    architectures = set(getattr(config, "architectures", None) or [])
-    if architectures & set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
-        return "causal"
-    is_encoder = config.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    fills_in = any("MaskedLM" in name for name in architectures)
-    if fills_in or (is_encoder and not getattr(config, "is_decoder", False)):
-        return "masked"
-    return "causal"
+    return model, bool(spread), loaded
 
 
 def _dtype(name: str, *, is_gguf: bool) -> Any:

@@ -49,7 +49,10 @@ def _size_of_weights(kind: Any, checkpoint: Checkpoint, dtype: Any) -> int:
     given = {} if dtype == "auto" else {"dtype": dtype}
     trust = checkpoint.arguments["trust_remote_code"]
     with torch.device("meta"):
-        model = kind.from_config(config, trust_remote_code=trust, **given)
+        if hasattr(kind, "from_config"):
+            model = kind.from_config(config, trust_remote_code=trust, **given)
+        else:  # a class by its own name
+            model = kind._from_config(config, **given)
     return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
