@@ -20,6 +20,7 @@ from torch import Tensor
 from klcli.errors import SourceError, UsageError
 from klcli.sources.files.arrays import ArraySource
 from klcli.sources.hf.causal import CausalSource
+from klcli.sources.hf.limits import longest_of
 from klcli.sources.hf.loading import load_model
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.hf.tokenizer import load_tokenizer
@@ -392,6 +393,55 @@ def test_longest_is_what_the_config_says(
     family: str, longest: int | None, source_of: Callable[[str], ModelSource]
 ) -> None:
     assert source_of(family).longest == longest
+
+
+SCALINGS: dict[str, tuple[dict[str, Any], int]] = {
+    "linear": ({"rope_type": "linear", "factor": 4.0}, 256),
+    "dynamic": ({"rope_type": "dynamic", "factor": 2.0}, 128),
+    "yarn of the length before": ({"rope_type": "yarn", "factor": 4.0}, 256),
+    "yarn of the length after": (
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}, 64
+    ),
+    "llama3": (
+        {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 32,
+         "low_freq_factor": 1.0, "high_freq_factor": 4.0}, 64
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_scaled_rotary_embeddings_read_further_than_the_training(
+    tmp_path: Path, scaling: str
+) -> None:
+    settings, longest = SCALINGS[scaling]
+    rope = {"rope_theta": 10000.0, **settings}
+    save(tmp_path, transformers.LlamaConfig(**LLAMA | {"rope_parameters": rope}))
+    assert loaded(tmp_path).longest == longest
+
+
+@pytest.mark.parametrize("family", ["Roberta", "Camembert", "Data2VecText", "XLMRoberta"])
+def test_a_causal_model_that_counts_positions_from_its_padding_reads_fewer(family: str) -> None:
+    config = getattr(transformers, f"{family}Config")(**BERT, is_decoder=True, pad_token_id=1)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    longest = longest_of(model)
+    assert longest == LONGEST - 2
+    ids = torch.full((1, longest + 1), 5)
+    model(input_ids=ids[:, :-1], use_cache=False)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=ids, use_cache=False)
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        (transformers.MptConfig(d_model=16, n_heads=2, n_layers=1, max_seq_len=24), 24),
+        (transformers.WhisperConfig(d_model=16, decoder_layers=1, decoder_attention_heads=2,
+                                    decoder_ffn_dim=16, vocab_size=40, max_target_positions=20,
+                                    pad_token_id=0), 20),
+    ],
+)  # fmt: skip
+def test_other_names_of_the_limit_are_known(config: Any, longest: int) -> None:
+    assert longest_of(transformers.AutoModelForCausalLM.from_config(config)) == longest
 
 
 def test_a_model_that_reads_only_a_few_tokens_can_be_loaded(tmp_path: Path) -> None:

@@ -67,17 +67,3 @@ class MaskedSource(ModelSource):
             self._gathers = False
         else:
             self._gathers = largest_kl(whole.flatten(0, 1)[places], apart) <= bound
-
-    def _longest(self) -> int | None:
-        """The most ids the model can read, of which some families lose a few to padding.
-
-        RoBERTa and its kin count positions from ``padding_idx + 1`` on.
-        """
-        longest = super()._longest()
-        offsets = [
-            module.padding_idx + 1
-            for name, module in self._model.named_modules()
-            if name.endswith("position_embeddings")
-            and getattr(module, "padding_idx", None) is not None
-        ]
-        return longest - max(offsets, default=0) if longest is not None else None

@@ -14,6 +14,7 @@ from klcli.errors import Notice, SourceError, gist, is_out_of_memory
 from klcli.sources.devices import batch_tokens_for
 from klcli.sources.head import Head
 from klcli.sources.hf.fingerprint import weights_digest
+from klcli.sources.hf.limits import longest_of
 from klcli.sources.hf.memory import Memory
 from klcli.sources.hf.proof import (
     Proof,
@@ -62,7 +63,7 @@ class ModelSource(ABC):
         self._embeddings = model.get_output_embeddings()
         self.device = _device_of(self._embeddings, model)
         self.batch_tokens = batch_tokens or batch_tokens_for([self.device])
-        self.longest = self._longest()
+        self.longest = longest_of(model)
         self.proof = self._prove()
         self._memory.restore()
         self._head = self.proof.head
@@ -183,11 +184,6 @@ class ModelSource(ABC):
         ``whole`` has its logits on ``ids`` (n, length, vocabulary), ``bound`` is the KL in nats
         that another batch shape may make.
         """
-
-    def _longest(self) -> int | None:
-        """The most ids the model can read at once, None without a limit."""
-        longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        return longest if isinstance(longest, int) and longest > 0 else None
 
     def _all_logits(self, ids: Tensor) -> Tensor:
         logits: Tensor = self._model(input_ids=ids).logits
