@@ -1,4 +1,4 @@
-# Run inside a virtual environment that has: pip install -c constraints.txt -e '.[test,gguf,quantised]'
+# Run inside a virtual environment that has: pip install -c constraints.txt -e '.[test,gguf,peft,quantised]'
 .PHONY: help check test accept fixtures examples bench
 
 help:             ## print these lines

@@ -64,6 +64,7 @@ class RunOptions(TypedDict, total=False):
     device: str
     revision: str | None
     trust_remote_code: bool
+    adapter: AnyPath | None
     allow_unused_weights: bool
     allow_other_architecture: bool
     compile: bool
@@ -100,6 +101,8 @@ class CompareOptions(RunOptions, total=False):
     candidate_device: str | None
     reference_revision: str | None
     candidate_revision: str | None
+    reference_adapter: AnyPath | None
+    candidate_adapter: AnyPath | None
     reference_values: ValueChoice | None
     candidate_values: ValueChoice | None
     reference_token_ids: AnyPath | None
@@ -226,8 +229,9 @@ class Measurement:
 
     def _inputs(self) -> list[str]:
         """Every path that is read."""
-        named = [path for load in self.loads for path in (load.token_ids, load.tokenizer)]
-        return [*self.specs, *self.corpora, *filter(None, (*named, self.limits.baseline))]
+        named = [path for load in self.loads for path in load.paths]
+        baseline = [] if self.limits.baseline is None else [self.limits.baseline]
+        return [*self.specs, *self.corpora, *named, *baseline]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +255,7 @@ class Recording:
         check_fields(self)
         if self.is_base_file:
             self._check_base_file()
-        named = filter(None, (self.load.token_ids, self.load.tokenizer))
+        named = self.load.paths
         check_apart("--output", self.output, [self.model, *self.corpora, *named])
 
     @property

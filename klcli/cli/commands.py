@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from klcli.judge.report import Report
 
 PLACES = (
-    "run", "baseline", "tokenizer", "token_ids", "reference_token_ids", "candidate_token_ids"
+    "run", "baseline", "tokenizer", "token_ids", "reference_token_ids", "candidate_token_ids",
+    "adapter", "reference_adapter", "candidate_adapter",
 )  # fmt: skip
 """Options that name what a command reads, or the folder that it keeps."""
 

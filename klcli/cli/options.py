@@ -143,6 +143,10 @@ def _source_settings() -> dict[str, tuple[str, dict[str, Any]]]:
             "model too large for it is split over all GPUs and the machine's memory.",
             {"metavar": "DEVICE", "default": "auto", "show_default": True},
         ),
+        "adapter": (
+            "Folder of an adapter (LoRA, DoRA, IA³) to put on the model. Needs peft.",
+            {"type": click.Path(exists=True, file_okay=False), "metavar": "DIR"},
+        ),
         "revision": ("Branch, tag or commit of a Hub model.", {"metavar": "REVISION"}),
         "values": (
             "What the numbers of a logit file are; auto goes by the array's name.",

@@ -17,11 +17,11 @@ from klcli.choices import (
 class LoadOptions:
     """How one source is opened. What does not apply to its kind is ignored.
 
-    For models are ``task``, ``dtype``, ``device``, ``revision``, ``trust_remote_code``,
-    ``allow_unused_weights`` (of the checkpoint), ``allow_other_architecture`` (than a language
-    model's), ``compile`` (the blocks, with torch.compile) and ``batch_tokens`` (the ids of one
-    forward pass). For logit files are ``token_ids`` (a ``.npy`` file), ``tokenizer`` (a model whose
-    tokenizer it is) and ``values``.
+    For models are ``task``, ``dtype``, ``device``, ``adapter`` (a folder), ``revision``,
+    ``trust_remote_code``, ``allow_unused_weights`` (of the checkpoint),
+    ``allow_other_architecture`` (than a language model's), ``compile`` (the blocks, with
+    torch.compile) and ``batch_tokens`` (the ids of one forward pass). For logit files are
+    ``token_ids`` (a ``.npy`` file), ``tokenizer`` (a model whose tokenizer it is) and ``values``.
 
     Raises:
         UsageError: a value is not one of the choices, or too small.
@@ -31,6 +31,7 @@ class LoadOptions:
     batch_tokens: int | None = at_least(1)
     dtype: DtypeName = "auto"
     device: str = "auto"
+    adapter: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
     allow_unused_weights: bool = False
@@ -42,6 +43,11 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def paths(self) -> list[str]:
+        """What is read besides the source itself."""
+        return [path for path in (self.token_ids, self.tokenizer, self.adapter) if path]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,16 +11,27 @@ from typing import Any
 import transformers
 
 from klcli.errors import MEMORY_RAN_OUT, Notice, SourceError, gist, is_out_of_memory
+from klcli.sources.hf.adapters import ADAPTER_CONFIG, base_of, is_adapter
 from klcli.sources.options import LoadOptions
 from klcli.storage.files import FileState, state_of
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where transformers looks for it, and the keyword arguments that all of its loaders take."""
+    """Where transformers looks for it, and the keyword arguments that all of its loaders take.
+
+    ``adapter`` is the folder of the adapter that is put on it.
+    """
 
     place: str
     arguments: dict[str, Any]
+    adapter: str | None = None
+
+    @property
+    def tokenizer(self) -> str:
+        """Where its tokenizer is: an adapter may have one, with tokens that were added."""
+        own = self.adapter is not None and (Path(self.adapter) / "tokenizer.json").is_file()
+        return str(self.adapter) if own else self.place
 
     @property
     def is_gguf(self) -> bool:
@@ -44,6 +55,7 @@ class Checkpoint:
                 message=f"{self.place} holds {read}, which runs, and {name}, which is not read",
             )
             for name in others
+            if not (self.adapter and name.startswith(ADAPTER_CONFIG))
         ]
 
     def weight_files(self) -> dict[Path, FileState]:
@@ -86,14 +98,17 @@ def _sets_of_weights(folder: Path) -> tuple[list[str], str]:
 
 
 def locate(spec: str, options: LoadOptions) -> Checkpoint:
-    """The checkpoint that a user named: a folder, a ``.gguf`` file, or a Hub id.
+    """The checkpoint that a user named: a folder, of an adapter too, a ``.gguf`` file, or a Hub id.
 
     Raises:
         SourceError: there is no such file or folder, or it does not hold a model.
     """
+    adapter = options.adapter
+    if is_adapter(spec):
+        adapter, spec = spec, base_of(spec)
     place, gguf = _locate(spec)
     shared = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
-    return Checkpoint(place, shared | gguf)
+    return Checkpoint(place, shared | gguf, adapter)
 
 
 def _locate(spec: str) -> tuple[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ import torch
 from klcli.choices import Task
 from klcli.errors import SourceError
 from klcli.sources.devices import choose_device
+from klcli.sources.hf.adapters import apply_adapter
 from klcli.sources.hf.causal import CausalSource
 from klcli.sources.hf.checkpoint import Checkpoint, loading, locate, quiet_transformers
 from klcli.sources.hf.classes import check_architecture, class_of, task_of
@@ -54,6 +55,8 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
         notices = check_weights(
             spec, model, task, loaded, allow_unused=options.allow_unused_weights
         )
+        if checkpoint.adapter is not None:
+            notices += apply_adapter(checkpoint.place, model, checkpoint.adapter)
         vocabulary = read_tokenizer(spec, checkpoint)
     with loading(spec), compiling(spec) if options.compile else contextlib.nullcontext():
         model.eval()
@@ -64,6 +67,8 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
         source = SOURCES[task](spec, model, vocabulary, options.revision, options.batch_tokens)
     source.notices = (*checkpoint.not_read(), *notices)
     source.watch(files)
+    if checkpoint.adapter is not None:
+        source.provenance |= {"adapter": checkpoint.adapter, "base": checkpoint.place}
     if options.compile:
         source.provenance["compiled"] = True
     return source

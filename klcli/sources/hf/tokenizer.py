@@ -37,7 +37,9 @@ def read_tokenizer(spec: str, checkpoint: Checkpoint) -> Vocabulary:
         SourceError: there is none, or it has no fast form.
     """
     try:
-        found = transformers.AutoTokenizer.from_pretrained(checkpoint.place, **checkpoint.arguments)
+        found = transformers.AutoTokenizer.from_pretrained(
+            checkpoint.tokenizer, **checkpoint.arguments
+        )
     except ValueError:  # transformers does not know which class to make
         _check_files(spec, checkpoint, {"tokenizer.model"})
         raise
@@ -47,7 +49,7 @@ def read_tokenizer(spec: str, checkpoint: Checkpoint) -> Vocabulary:
 
 
 def _check_files(spec: str, checkpoint: Checkpoint, names: set[str]) -> None:
-    folder, wanted = Path(checkpoint.place), sorted({"tokenizer.json", *names})
+    folder, wanted = Path(checkpoint.tokenizer), sorted({"tokenizer.json", *names})
     if checkpoint.is_gguf or not folder.is_dir():  # a model of the Hub has what it needs
         return
     if not any((folder / name).exists() for name in wanted):
