@@ -268,7 +268,8 @@ class TestJson:
 
     def test_models(self, compared: Sequence[Json], scored: Sequence[Json]) -> None:
         sides = [report[side] for report in compared for side in ("reference", "candidate")]
-        assert documented("Models") - {"compiled"} == keys([*sides, *(r["model"] for r in scored)])
+        asked_for = {"compiled", "adapter", "base"}
+        assert documented("Models") - asked_for == keys([*sides, *(r["model"] for r in scored)])
 
     @pytest.mark.parametrize("part", ["protocol", "environment", "counts", "clusters"])
     def test_a_part_that_every_report_has(self, reports: Sequence[Json], part: str) -> None:
