@@ -9,7 +9,7 @@ from klcli.judge.clusters import LEVEL
 from klcli.judge.conclude import Judging
 from klcli.judge.gate import Rules, judge, overall
 from klcli.judge.report import Report
-from klcli.judge.saved import conclude_runs, noise_floor_of, open_baseline, read_saved_report
+from klcli.judge.saved import conclude_runs, open_baseline, read_saved_report
 from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.measure.shard import check_whole, parse_shard
 from klcli.request import Limits, Metrics, Review
@@ -29,8 +29,7 @@ def review(request: Review) -> Report:
     saved = open_run(Path(request.run))
     limits = request.limits(_metrics(paired=saved.facts.paired))
     outliers = saved.facts.outliers if request.outliers is None else request.outliers
-    found = conclude_runs([saved], _judging(limits), outliers)
-    return replace(found, noise_floor=noise_floor_of(saved))
+    return conclude_runs([saved], _judging(limits), outliers)
 
 
 def merge(runs: Sequence[str], output: str) -> Report:

@@ -15,13 +15,15 @@ from klcli.errors import Notice, UsageError
 from klcli.hooks import Hooks
 from klcli.judge.clusters import LEVEL
 from klcli.judge.conclude import BOUNDED, Judging, conclude
-from klcli.judge.report import Report
+from klcli.judge.findings import about_shift
+from klcli.judge.report import Finding, Report
 from klcli.judge.saved import open_baseline
 from klcli.judge.sequential import draw_order
 from klcli.judge.until import Until
 from klcli.measure.evaluate import evaluate
 from klcli.measure.gathered import Evaluation
 from klcli.measure.shard import WHOLE, Shard
+from klcli.measure.shift import find_shift
 from klcli.request import Measurement, Recording
 from klcli.runs.folder import RunFacts, RunFolder, writing
 from klcli.runs.format import RUN
@@ -42,6 +44,8 @@ from klcli.text.corpus import Corpus, read_corpus
 from klcli.text.scope import Scope
 from klcli.text.windows import WindowTable, plan_batches
 
+DISAGREE = 0.05
+"""Share of equal first choices below which ids may be moved."""
 NOISE_WINDOWS = 8
 """Windows on which the noise floor is measured."""
 
@@ -305,6 +309,7 @@ def _concluded(job: _Job, evaluation: Evaluation, noise_floor: dict[str, Any] | 
         job.judging,
         shown_outliers=job.facts.outliers,
         noise_floor=noise_floor,
+        findings=_shifted(job, evaluation),
         shard=job.request.keeping.part,
     )
 
@@ -320,6 +325,18 @@ def _same_model(sources: Sequence[Source], evaluation: Evaluation) -> Iterator[N
             code="same_model",
             message=f"{reference.name} and {candidate.name} have the same weights, to the last bit",
         )
+
+
+def _shifted(job: _Job, evaluation: Evaluation) -> list[Finding]:
+    """That the ids of one model are moved by one, where the models agree on nearly nothing."""
+    scores = evaluation.scores
+    if not scores.paired:
+        return []
+    agreement = float((scores["top1_reference"] == scores["top1_candidate"]).mean())
+    if agreement >= DISAGREE:
+        return []
+    found = find_shift(job.sources, evaluation.table)
+    return [] if found is None else [about_shift(found)]
 
 
 def _noise_floor(job: _Job) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ import klcli as package
 from klcli import compare, perplexity, record
 from klcli.choices import ENDINGS, Format
 from klcli.cli import cli
+from klcli.judge.report import Cause, Finding
 from klcli.text.protocols import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -283,6 +285,10 @@ class TestJson:
         for command, made in (("compare", compared), ("perplexity", scored)):
             found = keys([one for report in made for one in report["slices"]])
             assert documented("Slices", "both", command) == found
+
+    def test_findings(self) -> None:
+        assert documented("Findings") == {field.name for field in fields(Finding)}
+        assert documented("Causes") == set(get_args(Cause))
 
     def test_until_and_its_bands(self, reports: Sequence[Json]) -> None:
         found = [report["until"] for report in reports if report["until"]]

@@ -18,10 +18,11 @@ from klcli.judge.counts import (
     describe_clusters,
     tells_text,
 )
+from klcli.judge.findings import find_causes
 from klcli.judge.gate import Gate
 from klcli.judge.intervals import Metric
 from klcli.judge.notices import find_notices, shard_notices
-from klcli.judge.report import Command, CorpusResult, Report, Tokens
+from klcli.judge.report import Command, CorpusResult, Finding, Report, Tokens
 from klcli.judge.shown_outliers import find_outliers, read
 from klcli.judge.signature import signature
 from klcli.judge.slices import slice_tokens
@@ -58,9 +59,12 @@ def conclude(
     *,
     shown_outliers: int,
     noise_floor: Mapping[str, Any] | None = None,
+    findings: Sequence[Finding] = (),
     shard: Shard = WHOLE,
 ) -> Report:
     """Estimate, find the outliers, judge the gates, and put it all into one report.
+
+    ``noise_floor`` and ``findings`` are what was seen by reading the sources again.
 
     Raises:
         UsageError: gates are to be judged by a ``shard`` of a run.
@@ -78,6 +82,7 @@ def conclude(
     lower_bounds = BOUNDED if "topk" in evaluation.kinds.values() and scores.paired else ()
     slices = slice_tokens(scores, alignment.table, alignment.names)
     results, notices = _judge(judging, metrics, counts, lower_bounds, scores, alignment, clusters)
+    causes = find_causes(scores, alignment, conditions.models, slices, noise_floor)
     command: Command = "compare" if scores.paired else "perplexity"
     return Report(
         command=command,
@@ -93,6 +98,7 @@ def conclude(
         lower_bounds=lower_bounds,
         outliers=shown,
         slices=slices,
+        findings=[*findings, *causes],
         gates=results,
         verdict=gate.overall(results),
         warnings=[

@@ -22,6 +22,7 @@ FORMAT_VERSION = 1
 OUTLIER_NUMBERS = ("kl", "score", "nll_reference", "nll_candidate")
 
 Command = Literal["compare", "perplexity"]
+Cause = Literal["settings", "position", "shift", "share", "not_seen"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,18 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that tells why two models differ, or what the text was too short to show.
+
+    ``evidence`` has the numbers and names behind the message.
+    """
+
+    cause: Cause
+    message: str
+    evidence: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
     """Every scored token, with what is needed to print it: not part of the JSON report."""
 
@@ -117,6 +130,7 @@ class Report:
     lower_bounds: Sequence[str] = ()
     outliers: Sequence[Outlier] = ()
     slices: Sequence[Slice] = ()
+    findings: Sequence[Finding] = ()
     gates: Sequence[GateResult] = ()
     verdict: Verdict | None = None
     warnings: Sequence[Notice] = ()
@@ -144,6 +158,7 @@ class Report:
             "corpora": [asdict(corpus) for corpus in self.corpora],
             "outliers": [asdict(outlier) for outlier in self.outliers],
             "slices": [one.to_dict() for one in self.slices],
+            "findings": [asdict(finding) for finding in self.findings],
             "gates": [asdict(gate) for gate in self.gates],
             "verdict": self.verdict,
             "until": self.until,
@@ -191,6 +206,7 @@ class Report:
             lower_bounds=data["lower_bounds"],
             outliers=[_outlier(outlier) for outlier in data["outliers"]],
             slices=[Slice.from_dict(one) for one in data.get("slices", ())],
+            findings=[Finding(**one) for one in data.get("findings", ())],
             gates=[_gate_result(gate) for gate in data["gates"]],
             verdict=data["verdict"],
             until=data.get("until"),

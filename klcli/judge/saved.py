@@ -1,9 +1,8 @@
 """Saved runs and reports, read again. A number is believed if a checksum vouches for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from klcli.align.alignment import Alignment
 from klcli.judge.baseline import BaselineRun
@@ -18,6 +17,8 @@ from klcli.storage.files import check_file
 def conclude_runs(runs: Sequence[SavedRun], judging: Judging, outliers: int) -> Report:
     """The report of a saved run, or of all shards of one, worked out of their parts.
 
+    What only reading the models again would show is taken from the report of a single run.
+
     Raises:
         SourceError: a part is missing, truncated or altered.
         UsageError: gates are to be judged by a shard.
@@ -30,12 +31,15 @@ def conclude_runs(runs: Sequence[SavedRun], judging: Judging, outliers: int) -> 
         vocabulary_size=facts.vocabulary_size,
         notices=facts.notices,
     )
+    printed = _printed(runs[0]) if len(runs) == 1 else None
     return conclude(
         evaluation,
         alignment,
         facts.conditions,
         judging,
         shown_outliers=outliers,
+        noise_floor=printed.noise_floor if printed else None,
+        findings=[one for one in printed.findings if one.cause == "shift"] if printed else (),
         shard=runs[0].shard if len(runs) == 1 else WHOLE,
     )
 
@@ -77,13 +81,11 @@ def read_saved_report(path: str) -> Report:
     return replace(report, shard=manifest["request"]["shard"])
 
 
-def noise_floor_of(run: SavedRun) -> Mapping[str, Any] | None:
-    """The noise floor of a run, which only its report knows; None where nothing vouches for it."""
-    return read_report(str(run.folder / REPORT)).noise_floor if run.has_sealed_report else None
+def _printed(run: SavedRun) -> Report | None:
+    """The report of a run as it was printed; None where nothing vouches for it."""
+    return read_report(str(run.folder / REPORT)) if run.has_sealed_report else None
 
 
 def _report_of(run: SavedRun) -> Report:
     """The report of a run: as it was printed, or worked out again where nothing vouches for it."""
-    if run.has_sealed_report:
-        return read_report(str(run.folder / REPORT))
-    return conclude_runs([run], Judging(), 0)
+    return _printed(run) or conclude_runs([run], Judging(), 0)

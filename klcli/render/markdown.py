@@ -70,6 +70,9 @@ def _blocks(report: Report, view: View) -> Iterator[str]:
         yield escape(summary.outlier_heading(report))
         head = [f"{summary.at_least(report, name.lower())}{name}" for name in _OUTLIER_HEAD]
         yield _grid(head, [_outlier(*one) for one in enumerate(report.outliers, 1)])
+    if findings := summary.findings(report):
+        yield f"## {summary.FINDINGS}"
+        yield "\n".join(f"- {escape(one)}" for one in findings)
     if report.gates:
         yield f"## Verdict: {(report.verdict or '').upper()}"
         yield _grid(GateLine._fields, map(_gate, summary.gate_lines(report)))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from klcli.errors import KlcliError
 from klcli.judge.intervals import Metric
 from klcli.judge.report import CorpusResult, Report, Slice, Tokens
+from klcli.render.models import details_of, name_of
 from klcli.render.numbers import apart, count, number, percent
 from klcli.render.text import visible
 from klcli.render.view import View
@@ -108,6 +109,9 @@ _COMPARE_SLICE = {
 }
 _PERPLEXITY_SLICE = {"NLL": "nll", "% of all NLL": "share"}
 
+FINDINGS = "Why they differ"
+"""What stands over the findings."""
+
 _CHANCE = 0.05
 """A p-value above which a direction is taken for chance: its 95 % interval holds 0."""
 
@@ -141,7 +145,9 @@ def is_masked(report: Report) -> bool:
 
 def facts(report: Report) -> list[Fact]:
     """Which models read which text, and how."""
-    models = [Fact(role, _model(model), _details(model)) for role, model in report.models.items()]
+    models = [
+        Fact(role, name_of(model), details_of(model)) for role, model in report.models.items()
+    ]
     return [
         *models,
         *_corpus_fact(report.corpora),
@@ -270,6 +276,11 @@ def remarks(report: Report) -> list[str]:
     return [*_until(report.until), *_noise_floor(report)]
 
 
+def findings(report: Report) -> list[str]:
+    """Why the models differ, each with its evidence."""
+    return [visible(one.message, keep_spaces=True) for one in report.findings]
+
+
 def _until(until: Mapping[str, Any] | None) -> Iterable[str]:
     if until is None:
         return
@@ -329,19 +340,6 @@ def scored_tokens(report: Report) -> Tokens:
             "run the comparison again to list them"
         )
     return report.tokens
-
-
-def _model(model: Mapping[str, object]) -> str:
-    revision = model.get("revision")
-    return visible(
-        f"{model['source']}@{revision}" if revision else str(model["source"]), keep_spaces=True
-    )
-
-
-def _details(model: Mapping[str, object]) -> str:
-    keys = ("dtype", "device") if model.get("dtype") else ("kind", "values")
-    known = [str(model[key]) for key in keys if model.get(key) is not None]
-    return visible(", ".join(known), keep_spaces=True)
 
 
 def _corpus_fact(corpora: Sequence[CorpusResult]) -> Iterable[Fact]:

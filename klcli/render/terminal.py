@@ -45,6 +45,7 @@ def render_terminal(report: Report, console: Console, view: View = DEFAULT_VIEW)
         print_tokens(report, console)
     elif view.tokens == "outliers":
         print_outliers(report, console)
+    _print_findings(report, console)
     _print_gates(report, console)
     console.print(Text(visible(report.signature, keep_spaces=True), "dim", overflow="fold"))
 
@@ -132,6 +133,16 @@ def _print_rows(drawn: RichTable, rows: Sequence[Sequence[str]], console: Consol
     for row in rows:
         drawn.add_row(*map(Text, row))
     console.print(drawn)
+    console.print()
+
+
+def _print_findings(report: Report, console: Console) -> None:
+    found = summary.findings(report)
+    if not found:
+        return
+    console.print(Text(summary.FINDINGS, "bold"))
+    for message in found:
+        _print_hanging(Text("- "), Text(message), console)
     console.print()
 
 

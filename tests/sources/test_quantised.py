@@ -128,6 +128,29 @@ def test_kl_is_that_of_the_float64_sum_over_its_own_logits(
     assert report.tokens.scores["kl"] == pytest.approx(kl, rel=1e-2, abs=1e-7)
 
 
+STATED = {
+    "nf4": ("bitsandbytes", 4, 64, None, False),
+    "fp4": ("bitsandbytes", 4, 64, None, False),
+    "int8": ("bitsandbytes", 8, None, 8, True),
+    "torchao-int8": ("torchao", 8, None, None, False),
+    "torchao-int8-dynamic": ("torchao", 8, None, 8, True),
+    "torchao-fp8": ("torchao", 8, None, None, False),
+    "w8a16": ("compressed-tensors", 8, None, None, False),
+}
+
+
+def test_its_provenance_says_what_is_quantised_and_what_of_that_runs(
+    plain: Path, quantised: Path
+) -> None:
+    whole, found = (load_model(str(f), LoadOptions()).provenance for f in (plain, quantised))
+    keys = ("method", "bits", "group_size", "activations", "activations_run")
+    about = found["quantization"]
+    assert tuple(about[key] for key in keys) == STATED[quantised.name]
+    assert about["head"] is False
+    assert found["parameters"] == whole["parameters"]
+    assert found["bits_per_weight"] < whole["bits_per_weight"] / 2
+
+
 def _log_probs(folder: Path, ids: Any) -> torch.Tensor:
     with quiet_transformers(), torch.inference_mode():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()

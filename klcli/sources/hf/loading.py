@@ -20,6 +20,7 @@ from klcli.sources.hf.gguf_file import gguf_file, left_over
 from klcli.sources.hf.masked import MaskedSource
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.hf.placement import spread_over_devices
+from klcli.sources.hf.provenance import describe
 from klcli.sources.hf.tokenizer import read_tokenizer
 from klcli.sources.hf.weights import check_counts, check_method, check_number_formats, check_weights
 from klcli.sources.options import LoadOptions
@@ -67,6 +68,7 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
         source = SOURCES[task](spec, model, vocabulary, options.revision, options.batch_tokens)
     source.notices = (*checkpoint.not_read(), *notices)
     source.watch(files)
+    source.provenance |= describe(model, checkpoint, gguf)  # some are unpacked as they first run
     if checkpoint.adapter is not None:
         source.provenance |= {"adapter": checkpoint.adapter, "base": checkpoint.place}
     if options.compile:

@@ -78,7 +78,6 @@ class ModelSource(ABC):
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": ", ".join(_devices_of(model)),
             "architecture": type(model).__name__,
-            "parameters": sum(p.numel() for p in model.parameters()),
             "vocabulary_width": self.width,
             "tokenizer": vocabulary.fingerprint,
         }

@@ -1,0 +1,77 @@
+"""A model in a line: its name, and how it ran."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from klcli.render.text import visible
+
+_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+
+
+def name_of(model: Mapping[str, Any]) -> str:
+    """The name that a user gave, and the revision."""
+    revision = model.get("revision")
+    return visible(
+        f"{model['source']}@{revision}" if revision else str(model["source"]), keep_spaces=True
+    )
+
+
+def details_of(model: Mapping[str, Any]) -> str:
+    """Number format, device, size and quantisation of a model; of a file what it holds."""
+    keys = ("dtype", "device") if model.get("dtype") else ("kind", "values")
+    known = [str(model[key]) for key in keys if model.get(key) is not None]
+    return visible(", ".join([*known, *_size(model), *_quantisation(model)]), keep_spaces=True)
+
+
+def _size(model: Mapping[str, Any]) -> Iterator[str]:
+    parameters, bits = model.get("parameters"), model.get("bits_per_weight")
+    if parameters is None:
+        return
+    is_packed = bits is not None and model.get("quantization")
+    at = f" at {bits:.3g} bits" if is_packed else ""
+    yield f"{_short(parameters)} parameters{at}"
+
+
+def _short(n: int) -> str:
+    """A large number in three digits and a letter."""
+    for unit, letter in _UNITS:
+        if n >= unit:
+            return f"{n / unit:.3g} {letter}"
+    return str(n)
+
+
+def _quantisation(model: Mapping[str, Any]) -> Iterator[str]:
+    """How it is quantised, and what of that runs here; nothing of a model that is not."""
+    given = model.get("quantization")
+    if not given:
+        return
+    if given["method"] == "gguf":
+        yield _of_gguf(given, model)
+        return
+    kind = given.get("type")
+    yield f"{given['method']} {kind}" if kind else str(given["method"])
+    if given["bits"] is not None:
+        groups = given["group_size"]
+        yield f"{given['bits']}-bit weights" + (f" in groups of {groups}" if groups else "")
+    if given["dequantised"]:
+        yield "dequantised on loading"
+    yield from _activations(given)
+    if given["head"]:
+        yield "quantised head"
+
+
+def _of_gguf(given: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    types = given["types"]
+    most = max(types, key=lambda name: (not name.startswith("F"), types[name]), default="GGUF")
+    return (
+        f"{most} dequantised to {model['dtype']} (llama.cpp also rounds activations), "
+        f"head {given['head_type']}"
+    )
+
+
+def _activations(given: Mapping[str, Any]) -> Iterator[str]:
+    stated, runs = given["activations"], given["activations_run"]
+    if stated is not None:
+        yield f"{stated}-bit activations" + (", not rounded here" if runs is False else "")
+    elif runs:
+        yield "rounded activations"
