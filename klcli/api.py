@@ -12,7 +12,7 @@ from klcli import request
 from klcli.choices import DEFAULT_TOP_K, RecordingChoice
 from klcli.errors import in_one_line
 from klcli.judge.report import Report
-from klcli.request import AnyPath, CompareOptions, Paths, RunOptions
+from klcli.request import AnyPath, CompareOptions, Corpora, Model, RunOptions
 from klcli.sources.options import RecordingFormat
 
 if TYPE_CHECKING:
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
 @in_one_line()
 def compare(
-    reference: AnyPath, candidate: AnyPath, corpus: Paths = (), **options: Unpack[CompareOptions]
+    reference: Model, candidate: Model, corpus: Corpora = (), **options: Unpack[CompareOptions]
 ) -> Report:
     """Compare what two sources predict at every scored token of a text.
 
     Args:
         reference, candidate: a Hub id, a model folder, a ``.gguf`` file, a recording or a logit
-            file each.
-        corpus: path of a text or several, "-" for stdin. Not needed with a recording or a logit
-            file, which bring their tokens.
+            file each; or an object: ``(model, tokenizer)`` of transformers, an array or tensor of
+            logits, or ``(logits, token_ids)``.
+        corpus: path of a text or several, "-" for stdin, or texts. Not needed with a recording or
+            logits, which bring their tokens.
         options: see ``CompareOptions`` and ``RunOptions``.
 
     Returns:
@@ -45,7 +46,7 @@ def compare(
 
 
 @in_one_line()
-def perplexity(model: AnyPath, corpus: Paths = (), **options: Unpack[RunOptions]) -> Report:
+def perplexity(model: Model, corpus: Corpora = (), **options: Unpack[RunOptions]) -> Report:
     """Score every token of a text with one source: NLL, perplexity, bits per byte.
 
     Args:
@@ -64,8 +65,8 @@ def perplexity(model: AnyPath, corpus: Paths = (), **options: Unpack[RunOptions]
 
 @in_one_line()
 def record(
-    model: AnyPath,
-    corpus: Paths,
+    model: Model,
+    corpus: Corpora,
     output: AnyPath,
     *,
     kind: RecordingChoice = "auto",

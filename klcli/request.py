@@ -30,16 +30,20 @@ from klcli.judge.gate import Gate, interval_fields, parse_gate
 from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.until import Goal, parse_until
 from klcli.measure.shard import WHOLE, Shard, check_whole, parse_shard
+from klcli.sources.given import GivenLogits, GivenModel, Spec, SupportsShape, paths_of, spec_of
 from klcli.sources.kinds import kind_of
 from klcli.sources.options import LoadOptions, RecordingFormat
 from klcli.storage.places import check_apart
-from klcli.text.corpus import STDIN
+from klcli.text.corpus import STDIN, Texts, is_text
 from klcli.text.protocols import BASE_FILE_PROTOCOL, ProtocolName
 from klcli.text.scope import Scope
 
 Metrics = Mapping[str, tuple[str, ...]]
 AnyPath = str | os.PathLike[str]
-Paths = AnyPath | Sequence[AnyPath]
+Corpora = AnyPath | Sequence[AnyPath]
+"""Paths of texts, or the texts themselves."""
+Model = AnyPath | tuple[Any, Any] | SupportsShape
+"""A path or a name of the Hub, ``(model, tokenizer)``, ``logits``, or ``(logits, token_ids)``."""
 Request = TypeVar("Request")
 
 
@@ -196,9 +200,9 @@ class Measurement:
         UsageError: parts of the request contradict each other.
     """
 
-    specs: tuple[str, ...]
+    specs: tuple[Spec, ...]
     loads: tuple[LoadOptions, ...]
-    corpora: tuple[str, ...]
+    corpora: tuple[str | Texts, ...]
     scope: Scope
     limits: Limits
     stopping: Stopping
@@ -221,6 +225,8 @@ class Measurement:
                 )
             if self.limits.allow_excluded:
                 raise UsageError("--until needs every token: leave out --allow-excluded")
+        if self.one_at_a_time and len(paths_of(self.specs)) != len(self.specs):
+            raise UsageError("one_at_a_time loads models itself: give paths, not loaded models")
         if self.limits.parsed:
             check_whole(self.keeping.part)
         if self.keeping.run is not None:
@@ -231,7 +237,7 @@ class Measurement:
         """Every path that is read."""
         named = [path for load in self.loads for path in load.paths]
         baseline = [] if self.limits.baseline is None else [self.limits.baseline]
-        return [*self.specs, *self.corpora, *named, *baseline]
+        return [*paths_of(self.specs), *_files(self.corpora), *named, *baseline]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,9 +248,9 @@ class Recording:
         UsageError: a ``.kld`` file that shall hold what it cannot.
     """
 
-    model: str
+    model: str | GivenModel
     load: LoadOptions
-    corpora: tuple[str, ...]
+    corpora: tuple[str | Texts, ...]
     output: str
     scope: Scope
     format: RecordingFormat
@@ -256,7 +262,8 @@ class Recording:
         if self.is_base_file:
             self._check_base_file()
         named = self.load.paths
-        check_apart("--output", self.output, [self.model, *self.corpora, *named])
+        model = paths_of((self.model,))
+        check_apart("--output", self.output, [*model, *_files(self.corpora), *named])
 
     @property
     def is_base_file(self) -> bool:
@@ -313,7 +320,7 @@ class Review:
 
 
 def comparison(
-    reference: AnyPath, candidate: AnyPath, corpora: Paths, options: CompareOptions
+    reference: Model, candidate: Model, corpora: Corpora, options: CompareOptions
 ) -> Measurement:
     """The request of ``compare``.
 
@@ -321,12 +328,12 @@ def comparison(
         UsageError: an option is wrong whatever the input holds.
     """
     _check_known(options, CompareOptions)
-    specs = (os.fspath(reference), os.fspath(candidate))
+    specs = (spec_of(reference), spec_of(candidate))
     loads = _sided_loads(specs, options)
     return _measurement(specs, loads, corpora, COMPARE_METRICS, options)
 
 
-def perplexity(model: AnyPath, corpora: Paths, options: RunOptions) -> Measurement:
+def perplexity(model: Model, corpora: Corpora, options: RunOptions) -> Measurement:
     """The request of ``perplexity``.
 
     Raises:
@@ -334,11 +341,11 @@ def perplexity(model: AnyPath, corpora: Paths, options: RunOptions) -> Measureme
     """
     _check_known(options, RunOptions)
     loads = (_pick(LoadOptions, options),)
-    return _measurement((os.fspath(model),), loads, corpora, PERPLEXITY_METRICS, options)
+    return _measurement((spec_of(model),), loads, corpora, PERPLEXITY_METRICS, options)
 
 
 def recording(
-    model: AnyPath, corpora: Paths, output: AnyPath, wanted: RecordingFormat, options: RunOptions
+    model: Model, corpora: Corpora, output: AnyPath, wanted: RecordingFormat, options: RunOptions
 ) -> Recording:
     """The request of ``record``.
 
@@ -347,13 +354,15 @@ def recording(
     """
     _check_known(options, RunOptions)
     place = os.fspath(output)
-    scope = _pick(Scope, options)
+    scope, spec = _pick(Scope, options), spec_of(model)
+    if isinstance(spec, GivenLogits):
+        raise UsageError("logits in memory are what a recording would hold: save them as a file")
     if place.endswith(".kld") and scope.protocol is None:
         scope = _pick(Scope, {**options, "protocol": BASE_FILE_PROTOCOL})
     return Recording(
-        model=os.fspath(model),
+        model=spec,
         load=_pick(LoadOptions, options),
-        corpora=_paths(corpora),
+        corpora=_corpora(corpora),
         output=place,
         scope=scope,
         format=wanted,
@@ -363,16 +372,16 @@ def recording(
 
 
 def _measurement(
-    specs: tuple[str, ...],
+    specs: tuple[Spec, ...],
     loads: tuple[LoadOptions, ...],
-    corpora: Paths,
+    corpora: Corpora,
     metrics: Metrics,
     options: Mapping[str, object],
 ) -> Measurement:
     return Measurement(
         specs=specs,
         loads=loads,
-        corpora=_paths(corpora),
+        corpora=_corpora(corpora),
         scope=_pick(Scope, options),
         limits=_pick(Limits, options, metrics=metrics),
         stopping=_pick(Stopping, options),
@@ -382,7 +391,7 @@ def _measurement(
     )
 
 
-def _sided_loads(specs: Sequence[str], options: CompareOptions) -> tuple[LoadOptions, ...]:
+def _sided_loads(specs: Sequence[Spec], options: CompareOptions) -> tuple[LoadOptions, ...]:
     """How each side is opened: what is given for one side goes before what is given for both.
 
     The tokens of a file of top log-probabilities are those of the model that it is compared with.
@@ -426,9 +435,15 @@ def _check_known(options: Mapping[str, object], known: type) -> None:
         raise TypeError(f"unknown options: {', '.join(unknown)}")
 
 
-def _paths(given: Paths) -> tuple[str, ...]:
-    paths = [given] if isinstance(given, str | os.PathLike) else given
-    names = tuple(os.fspath(path) for path in paths)
+def _corpora(given: Corpora) -> tuple[str | Texts, ...]:
+    """Paths, and the texts among what was given, which are documents of one corpus."""
+    several = [given] if isinstance(given, str | os.PathLike) else given
+    texts = tuple(one for one in several if isinstance(one, str) and is_text(one))
+    names = tuple(os.fspath(one) for one in several if one not in texts)
     if names.count(STDIN) > 1:
         raise UsageError("stdin (-) can be read once: name it once")
-    return names
+    return (*names, Texts(texts)) if texts else names
+
+
+def _files(corpora: Sequence[str | Texts]) -> list[str]:
+    return [one for one in corpora if isinstance(one, str)]

@@ -32,7 +32,9 @@ from klcli.sources import Source, identity_of
 from klcli.sources.conditions import conditions_of, software
 from klcli.sources.devices import batch_tokens_for
 from klcli.sources.files.llamacpp_writer import write_base_file
-from klcli.sources.hf.loading import load_model
+from klcli.sources.given import GivenLogits, paths_of
+from klcli.sources.hf.given import as_found
+from klcli.sources.hf.loading import load_model, open_model
 from klcli.sources.hf.variants import read_differently
 from klcli.sources.kinds import kind_of
 from klcli.sources.opening import open_source
@@ -40,7 +42,7 @@ from klcli.sources.options import LoadOptions, RecordingFormat
 from klcli.sources.recording.format import RECORDING
 from klcli.sources.recording.reader import open_recording
 from klcli.sources.recording.writer import Recorded, record
-from klcli.text.corpus import Corpus, read_corpus
+from klcli.text.corpus import Corpus, Texts, corpus_of, read_corpus
 from klcli.text.scope import Scope
 from klcli.text.windows import WindowTable, plan_batches
 
@@ -61,7 +63,7 @@ def run(request: Measurement) -> Report:
         if request.keeping.run is not None:
             RUN.check_place(Path(request.keeping.run))
         corpora = _read(request.corpora, request.scope)
-        with _opened(request, corpora) as opened:
+        with as_found(request.specs), _opened(request, corpora) as opened:
             return _measured(_prepare(request, opened), ranks)
 
 
@@ -78,7 +80,14 @@ def keep_predictions(request: Recording) -> Recorded:
         RECORDING.check_place(output)
     corpora = _read(request.corpora, request.scope)
     hooks.begin(f"loading {request.model}")
-    source = load_model(request.model, request.load)
+    with as_found([request.model]):
+        return _recorded_to(request, corpora)
+
+
+def _recorded_to(request: Recording, corpora: Sequence[Corpus]) -> Recorded:
+    """Record with a model, which is loaded or given."""
+    output, hooks = Path(request.output), request.hooks
+    source = open_model(request.model, request.load)
     if request.is_base_file and source.task == "masked":
         raise UsageError(
             f"a .kld file holds what causal models predict, and {request.model} is masked"
@@ -146,9 +155,11 @@ def _check_ranks(request: Measurement, ranks: Ranks) -> None:
             raise UsageError(f"--{option} does not go with torchrun: leave one out")
 
 
-def _read(paths: Sequence[str], scope: Scope) -> list[Corpus]:
+def _read(given: Sequence[str | Texts], scope: Scope) -> list[Corpus]:
     """Read the corpora before anything large is loaded."""
-    return [read_corpus(path, scope.split) for path in paths]
+    return [
+        corpus_of(one) if isinstance(one, Texts) else read_corpus(one, scope.split) for one in given
+    ]
 
 
 @contextlib.contextmanager
@@ -159,16 +170,17 @@ def _opened(request: Measurement, corpora: Sequence[Corpus]) -> Iterator[_Opened
         with tempfile.TemporaryDirectory(prefix="klcli-") as folder:
             yield _opened_apart(request, corpora, Path(folder))
         return
-    sources = []
+    sources: list[Source] = []
     for spec, load in zip(request.specs, request.loads, strict=True):
         request.hooks.begin(f"loading {spec}")
-        sources.append(open_source(spec, load))
+        sources.append(open_source(spec, load, sources[0] if sources else None))
     yield _Opened(sources=sources, corpora=corpora, scope=request.scope)
 
 
 def _opened_apart(request: Measurement, corpora: Sequence[Corpus], folder: Path) -> _Opened:
     """A reference whose model has left the memory, its predictions in ``folder``; a candidate."""
-    (reference, candidate), (reference_load, candidate_load) = request.specs, request.loads
+    reference, candidate = paths_of(request.specs)
+    reference_load, candidate_load = request.loads
     first, notices = _recorded(reference, reference_load, corpora, request, folder)
     request.hooks.begin(f"loading {candidate}")
     second = open_source(candidate, candidate_load)
@@ -346,7 +358,9 @@ def _noise_floor(job: _Job) -> dict[str, Any] | None:
         return None
     job.request.hooks.begin("measuring the noise floor")
     reference, table = job.sources[0], job.alignment.table
-    again = read_differently(reference, by, job.request.loads[0])
+    spec = job.request.specs[0]
+    assert not isinstance(spec, GivenLogits)  # which is not live
+    again = read_differently(reference, spec, by, job.request.loads[0])
     found = evaluate(
         replace(table, windows=table.windows[:NOISE_WINDOWS]),
         [reference, again],

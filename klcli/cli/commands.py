@@ -9,6 +9,7 @@ import click
 from klcli import __version__, torchrun
 from klcli.choices import Format, SliceBy, TokenChoice
 from klcli.cli.options import (
+    Named,
     compare_options,
     judging_options,
     output_options,
@@ -74,7 +75,8 @@ def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: 
     from klcli.api import compare as run
 
     inputs = (reference, candidate, *corpus)
-    return _run(lambda **hooks: run(reference, candidate, corpus, **hooks), inputs, **options)
+    files = [Named(path) for path in corpus]
+    return _run(lambda **hooks: run(reference, candidate, files, **hooks), inputs, **options)
 
 
 @cli.command()
@@ -97,7 +99,8 @@ def perplexity(model: str, corpus: tuple[str, ...], **options: Any) -> int:
     """  # noqa: D301
     from klcli.api import perplexity as run
 
-    return _run(lambda **hooks: run(model, corpus, **hooks), (model, *corpus), **options)
+    files = [Named(path) for path in corpus]
+    return _run(lambda **hooks: run(model, files, **hooks), (model, *corpus), **options)
 
 
 @cli.command()
@@ -120,7 +123,7 @@ def record(model: str, corpus: tuple[str, ...], output: str, quiet: bool, **opti
     from klcli.api import record as run
 
     with progress_hooks(quiet) as hooks:
-        done = run(model, corpus, output, **(options | hooks))
+        done = run(model, [Named(path) for path in corpus], output, **(options | hooks))
     if not quiet:
         for warning in (done.reason, *(notice.message for notice in done.notices)):
             if warning is not None:

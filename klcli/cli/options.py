@@ -1,6 +1,8 @@
 """Options of commands, by concern. Their choices are those of the requests."""
 
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
@@ -26,6 +28,16 @@ from klcli.choices import (
 from klcli.text.protocols import PRESETS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Named(os.PathLike[str]):
+    """An argument that names a file, whatever it looks like: it is never a text itself."""
+
+    path: str
+
+    def __fspath__(self) -> str:
+        return self.path
 
 
 def one_of(words: Any) -> click.Choice[str]:

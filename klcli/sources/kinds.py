@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from klcli.sources.given import GivenModel, Spec
 from klcli.storage.manifest import MANIFEST
 
 SourceKind = Literal[
@@ -13,8 +14,10 @@ BASE_FILE_MAGIC = b"_logits_"
 ARRAY_SUFFIXES = (".npy", ".npz", ".pt", ".safetensors")
 
 
-def kind_of(spec: str) -> SourceKind:
-    """What a user named."""
+def kind_of(spec: Spec) -> SourceKind:
+    """What a user named, or gave."""
+    if not isinstance(spec, str):
+        return "model" if isinstance(spec, GivenModel) else "logit file"
     path = Path(spec)
     if (path / MANIFEST).is_file():
         return "recording"

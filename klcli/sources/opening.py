@@ -4,19 +4,26 @@ from collections.abc import Callable, Mapping
 
 from klcli.errors import SourceError, reading
 from klcli.sources import Source
+from klcli.sources.given import GivenLogits, GivenModel, Spec
 from klcli.sources.kinds import SourceKind, kind_of
 from klcli.sources.options import LoadOptions
 
 
-def open_source(spec: str, options: LoadOptions) -> Source:
-    """Open a recording, a logit file, or a model.
+def open_source(spec: Spec, options: LoadOptions, beside: Source | None = None) -> Source:
+    """Open a recording, a logit file, or a model; or take what a caller has in memory.
+
+    A model that is an adapter on the model of the source ``beside`` it shares its weights.
 
     Raises:
         SourceError: it cannot be opened.
     """
+    if isinstance(spec, GivenLogits):
+        return _take_logits(spec, options)
+    if isinstance(spec, GivenModel):
+        return _take_model(spec, options)
     kind = kind_of(spec)
     if kind == "model":
-        return _open_model(spec, options)
+        return _open_model(spec, options, beside)
     with reading(f"the {kind} {spec}", SourceError):
         return _OPENERS[kind](spec, options)
 
@@ -45,10 +52,22 @@ def _open_arrays(spec: str, options: LoadOptions) -> Source:
     return open_arrays(spec, options)
 
 
-def _open_model(spec: str, options: LoadOptions) -> Source:
+def _open_model(spec: str, options: LoadOptions, beside: Source | None) -> Source:
     from klcli.sources.hf.loading import load_model
 
-    return load_model(spec, options)
+    return load_model(spec, options, beside)
+
+
+def _take_logits(given: GivenLogits, options: LoadOptions) -> Source:
+    from klcli.sources.files.memory import open_given
+
+    return open_given(given, options)
+
+
+def _take_model(given: GivenModel, options: LoadOptions) -> Source:
+    from klcli.sources.hf.given import open_given
+
+    return open_given(given, options)
 
 
 _OPENERS: Mapping[SourceKind, Callable[[str, LoadOptions], Source]] = {

@@ -1,13 +1,12 @@
 """What recordings and logit files have in common: they bring their windows, and read nothing."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from klcli.choices import Task
 from klcli.errors import Notice
-from klcli.storage.files import OpenedFile
 from klcli.text.vocabulary import TokenNames, Vocabulary
 from klcli.text.windows import WindowTable
 
@@ -46,10 +45,22 @@ class StoredSource(ABC):
         """Raise a SourceError where a file is not what it was when it was opened."""
 
 
-class FileSource(StoredSource):
-    """A source that is one file."""
+class Origin(Protocol):
+    """Where predictions lie: a file, or the memory of a caller."""
 
-    def __init__(self, file: OpenedFile) -> None:
+    def digest(self) -> str:
+        """A sha256 of all of it."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raise a SourceError where it is not what it was."""
+        ...
+
+
+class FileSource(StoredSource):
+    """A source that is one file, or what a file would hold."""
+
+    def __init__(self, file: Origin) -> None:
         self._file = file
 
     def digest(self) -> str:

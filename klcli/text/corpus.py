@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import re
 import sys
 import zlib
@@ -38,6 +39,43 @@ class Corpus:
     name: str
     sha256: str
     documents: tuple[Document, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts in the place of a file, each a document."""
+
+    texts: tuple[str, ...]
+
+
+def is_text(given: str) -> bool:
+    """Whether a string is a text, not a path: it has white space, and looks like no file's name."""
+    if len(given.split()) < 2 or os.path.exists(given[:_LONGEST_PATH]):
+        return False
+    return "\n" in given or not re.search(r"\.\w{1,8}$", given)
+
+
+_LONGEST_PATH = 4096
+
+
+def corpus_of(given: Texts) -> Corpus:
+    """A corpus of texts that a caller has in memory.
+
+    Raises:
+        CorpusError: there is nothing in them.
+    """
+    name = "<text>" if len(given.texts) == 1 else "<texts>"
+    digest = hashlib.sha256()
+    for text in given.texts:
+        digest.update(hashlib.sha256(text.encode()).digest())
+    documents = [
+        Document(name=name if len(given.texts) == 1 else f"{name}#{number}", content=text.encode())
+        for number, text in enumerate(given.texts, start=1)
+        if text.strip()
+    ]
+    if not documents:
+        raise CorpusError(f"{name} is empty: there is no text to score")
+    return Corpus(name=name, sha256=digest.hexdigest(), documents=tuple(documents))
 
 
 def read_corpus(path: str, split: DocumentSplit = "file") -> Corpus:

@@ -12,8 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from klcli import compare, perplexity, record
 from klcli.errors import SourceError
-from klcli.sources.hf import adapters
+from klcli.sources.hf import adapters, loading
 from klcli.sources.hf.checkpoint import quiet_transformers
+from klcli.sources.options import LoadOptions
 from tests.running import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of peft, which are not ours to mend
@@ -124,3 +125,40 @@ def test_without_peft_it_is_said_what_to_install(
     done = klcli("compare", base, adapter, corpus)
     assert done.code == 1
     assert "pip install 'klcli[peft]'" in done.err
+
+
+def test_a_base_and_its_adapter_have_their_weights_in_memory_once(
+    make: Any, base: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, merged = make("lora")
+    expected = [
+        compare(merged, other, corpus, limit=LIMIT).metrics["kl"]["mean"]
+        for other in (base, adapter)
+    ]
+    loads: list[str] = []
+    load_weights = loading._load_weights
+
+    def counted(spec: str, *rest: Any) -> Any:
+        loads.append(spec)
+        return load_weights(spec, *rest)
+
+    monkeypatch.setattr(loading, "_load_weights", counted)
+    there = compare(base, adapter, corpus, limit=LIMIT)
+    back = compare(adapter, base, corpus, limit=LIMIT)
+    assert loads == [str(base), str(adapter)]
+    monkeypatch.undo()
+    assert there.metrics["kl"]["mean"] == pytest.approx(
+        compare(base, merged, corpus, limit=LIMIT).metrics["kl"]["mean"], rel=1e-5
+    )
+    assert back.metrics["kl"]["mean"] == pytest.approx(expected[0], rel=1e-5)
+    assert expected[1] == pytest.approx(0, abs=1e-9)
+
+
+def test_models_that_share_a_base_do_not_share_an_adapter(make: Any, base: Path) -> None:
+    adapter, _ = make("lora")
+    one = loading.load_model(str(base), LoadOptions())
+    other = loading.load_model(str(adapter), LoadOptions(), one)
+    pointers = [{p.data_ptr() for p in s._model.parameters()} for s in (one, other)]
+    assert pointers[0] < pointers[1]
+    assert one.digest() == loading.load_model(str(base), LoadOptions()).digest()
+    assert other.digest() == loading.load_model(str(adapter), LoadOptions()).digest()

@@ -21,15 +21,16 @@ from torch import Tensor
 
 from klcli.choices import RowKind, ValueKind
 from klcli.errors import SourceError
+from klcli.sources.files.array_windows import check_tokens, windows_of
 from klcli.sources.files.sums import find_wrong_sum
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import FILE_BYTES, block_rows, spans
-from klcli.sources.stored import FileSource
+from klcli.sources.stored import FileSource, Origin
 from klcli.sources.vocabularies import load_vocabulary
 from klcli.storage.files import OpenedFile
 from klcli.storage.tensors import FileArray, TensorFile
 from klcli.text.vocabulary import IntArray, Vocabulary
-from klcli.text.windows import NO_TARGET, TokenizedDocument, Window, WindowTable
+from klcli.text.windows import Window, WindowTable
 
 VALUE_KINDS: tuple[ValueKind, ...] = get_args(ValueKind)
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -59,7 +60,7 @@ class ArraySource(FileSource):
         values: StoredArray,
         kind: ValueKind,
         *,
-        file: OpenedFile,
+        file: Origin,
         windows: WindowTable,
         vocabulary: Vocabulary | None,
     ) -> None:
@@ -137,19 +138,43 @@ def open_arrays(spec: str, options: LoadOptions) -> ArraySource:
     file = OpenedFile(path)
     arrays = _open_arrays(file)
     values, kind = _find_values(spec, arrays, options)
-    _check_values(spec, values)
+    check_values(spec, values)
     if options.values == "auto":
-        _refuse_misnamed(spec, values, kind)
-    tokens = _find_tokens(spec, arrays, options)
-    if tokens is not None:
-        tokens = _check_tokens(spec, tokens, values)
-    score_from = _check_score_from(spec, arrays.get("score_from"), values)
-    return ArraySource(
+        refuse_misnamed(spec, values, kind)
+    return source_of(
         spec,
         values,
         kind,
         file=file,
-        windows=_windows_of(spec, tokens, values, score_from),
+        tokens=_find_tokens(spec, arrays, options),
+        score_from=_check_score_from(spec, arrays.get("score_from"), values),
+        options=options,
+    )
+
+
+def source_of(
+    name: str,
+    values: StoredArray,
+    kind: ValueKind,
+    *,
+    file: Origin,
+    tokens: IntArray | None,
+    score_from: IntArray,
+    options: LoadOptions,
+) -> ArraySource:
+    """A source of ``values``, checked already.
+
+    Raises:
+        SourceError: the tokens do not fit them.
+    """
+    if tokens is not None:
+        tokens = check_tokens(name, tokens, tuple(values.shape))
+    return ArraySource(
+        name,
+        values,
+        kind,
+        file=file,
+        windows=windows_of(name, tokens, tuple(values.shape), score_from),
         vocabulary=load_vocabulary(options),
     )
 
@@ -308,7 +333,8 @@ def _check_names(spec: str, names: Collection[str]) -> None:
         )
 
 
-def _check_values(spec: str, values: StoredArray) -> None:
+def check_values(spec: str, values: StoredArray) -> None:
+    """Raise a SourceError where values have a shape or a type that logits do not have."""
     if len(values.shape) not in (2, 3) or 0 in values.shape:
         raise SourceError(
             f"{spec} holds an array of shape {tuple(values.shape)}; it must be (tokens, "
@@ -325,7 +351,7 @@ def _first_rows(values: StoredArray) -> Any:
     return values[(0, slice(0, 4)) if len(values.shape) == 3 else slice(0, 4)]
 
 
-def _refuse_misnamed(spec: str, values: StoredArray, kind: ValueKind) -> None:
+def refuse_misnamed(spec: str, values: StoredArray, kind: ValueKind) -> None:
     """Probabilities, or -ln p, taken for logits give plausible nonsense."""
     rows = _first_rows(values)
     first = rows.detach() if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows))
@@ -363,24 +389,6 @@ def _whole(values: StoredArray) -> IntArray:
     return array
 
 
-def _check_tokens(spec: str, tokens: IntArray, values: StoredArray) -> IntArray:
-    """The tokens as (windows, rows) or (windows, rows + 1), or an error with both shapes."""
-    if tokens.dtype.kind not in "iu":
-        raise SourceError(f"{spec}: its tokens are {tokens.dtype}, not integers")
-    *lead, rows, width = values.shape
-    if list(tokens.shape) not in ([*lead, rows], [*lead, rows + 1]):
-        raise SourceError(
-            f"{spec}: tokens of shape {tokens.shape} do not fit values of shape "
-            f"{tuple(values.shape)}; each window needs {rows} or {rows + 1} tokens"
-        )
-    if tokens.min() < 0 or tokens.max() >= width:
-        raise SourceError(
-            f"{spec}: token ids from {tokens.min()} to {tokens.max()} do not fit a vocabulary of "
-            f"{width}"
-        )
-    return tokens.reshape(-1, tokens.shape[-1]).astype(np.int64)
-
-
 def _check_score_from(spec: str, score_from: StoredArray | None, values: StoredArray) -> IntArray:
     windows = values.shape[0] if len(values.shape) == 3 else 1
     if score_from is None:
@@ -393,38 +401,3 @@ def _check_score_from(spec: str, score_from: StoredArray | None, values: StoredA
             f"{windows} windows"
         )
     return np.broadcast_to(first.reshape(-1).astype(np.int64), (windows,))
-
-
-def _windows_of(
-    spec: str, tokens: IntArray | None, values: StoredArray, score_from: IntArray
-) -> WindowTable:
-    rows = values.shape[-2]
-    if tokens is None:
-        tokens = np.full((len(score_from), rows), NO_TARGET, dtype=np.int64)
-    with_targets = tokens if tokens.shape[1] > rows else _with_unknown_target(tokens)
-    chained = tokens.shape[1] > rows and bool((tokens[:-1, -1] == tokens[1:, 0]).all())
-    documents = [np.concatenate([tokens[0], *tokens[1:, 1:]])] if chained else list(tokens)
-    windows = [
-        Window(
-            number=number,
-            document=0 if chained else number,
-            inputs=tokens[number, :rows],
-            score_from=int(first),
-            targets=with_targets[number, first + 1 :],
-            position=int(first) + 1 + (number * rows if chained else 0),
-        )
-        for number, first in enumerate(score_from)
-    ]
-    names = [spec] if chained else [f"{spec}#{number}" for number in range(len(documents))]
-    return WindowTable(
-        documents=tuple(
-            TokenizedDocument(corpus=0, name=name, ids=ids, encoding=None)
-            for name, ids in zip(names, documents, strict=True)
-        ),
-        windows=tuple(windows),
-    )
-
-
-def _with_unknown_target(tokens: IntArray) -> IntArray:
-    unknown = np.full((tokens.shape[0], 1), NO_TARGET, dtype=np.int64)
-    return np.concatenate([tokens, unknown], axis=1)

@@ -1,38 +1,47 @@
 """Loading a Hugging Face model and its tokenizer: a Hub id, a folder, or a GGUF file."""
 
 import contextlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from klcli.choices import Task
 from klcli.errors import SourceError
+from klcli.sources import Source
 from klcli.sources.devices import choose_device
+from klcli.sources.given import GivenModel
 from klcli.sources.hf.adapters import apply_adapter
-from klcli.sources.hf.causal import CausalSource
 from klcli.sources.hf.checkpoint import Checkpoint, loading, locate, quiet_transformers
 from klcli.sources.hf.classes import check_architecture, class_of, task_of
 from klcli.sources.hf.compiling import compile_blocks, compiling
 from klcli.sources.hf.gguf_config import gguf_config
 from klcli.sources.hf.gguf_file import gguf_file, left_over
-from klcli.sources.hf.masked import MaskedSource
+from klcli.sources.hf.given import open_given
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.hf.placement import spread_over_devices
-from klcli.sources.hf.provenance import describe
+from klcli.sources.hf.provenance import bytes_of, describe
+from klcli.sources.hf.sharing import Base, key_of, twin
+from klcli.sources.hf.tasks import SOURCES
 from klcli.sources.hf.tokenizer import read_tokenizer
 from klcli.sources.hf.weights import check_counts, check_method, check_number_formats, check_weights
 from klcli.sources.options import LoadOptions
 
-SOURCES: Mapping[Task, type[ModelSource]] = {"causal": CausalSource, "masked": MaskedSource}
+
+def open_model(spec: str | GivenModel, options: LoadOptions) -> ModelSource:
+    """Load a model, or take the one that a caller has loaded.
+
+    Raises:
+        SourceError: as ``load_model``.
+    """
+    return open_given(spec, options) if isinstance(spec, GivenModel) else load_model(spec, options)
 
 
-def load_model(spec: str, options: LoadOptions) -> ModelSource:
+def load_model(spec: str, options: LoadOptions, beside: Source | None = None) -> ModelSource:
     """Load a language model and its tokenizer.
 
     ``spec`` is a folder, a ``.gguf`` file, or a Hub id. Whether it is causal or masked the options
-    say, or else its config.
+    say, or else its config. Where one of it and the source ``beside`` it is an adapter of the
+    other's model, their weights are loaded once.
 
     Raises:
         SourceError: there is no such model, it is not a language model, weights are missing, or it
@@ -49,14 +58,24 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
             check_architecture(spec, config, allow_other=options.allow_other_architecture)
         task = options.task if options.task != "auto" else task_of(spec, config)
         kind = class_of(task, config)
-        model, is_spread, loaded = _load_weights(spec, kind, config, checkpoint, options, device)
+        key = key_of(checkpoint, options, task, device, files)
+        base = _shared(beside, key)
+        if base is None:
+            model, is_spread, loaded = _load_weights(
+                spec, kind, config, checkpoint, options, device
+            )
+        else:
+            model, is_spread, loaded = twin(base.model), False, dict(base.loaded)
         check_number_formats(spec, model.config, files)
         if gguf is not None:
             loaded["unexpected_keys"] = {*loaded["unexpected_keys"], *left_over(gguf, model)}
         notices = check_weights(
             spec, model, task, loaded, allow_unused=options.allow_unused_weights
         )
+        if not is_spread and not options.compile:
+            base = Base(key, model, loaded)
         if checkpoint.adapter is not None:
+            model = model if base is None else twin(model)
             notices += apply_adapter(checkpoint.place, model, checkpoint.adapter)
         vocabulary = read_tokenizer(spec, checkpoint)
     with loading(spec), compiling(spec) if options.compile else contextlib.nullcontext():
@@ -67,13 +86,21 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
             compile_blocks(model)
         source = SOURCES[task](spec, model, vocabulary, options.revision, options.batch_tokens)
     source.notices = (*checkpoint.not_read(), *notices)
+    source.base = base
     source.watch(files)
-    source.provenance |= describe(model, checkpoint, gguf)  # some are unpacked as they first run
+    # Only now, for some are unpacked as they first run.
+    source.provenance |= describe(model, bytes_of(checkpoint), gguf)
     if checkpoint.adapter is not None:
         source.provenance |= {"adapter": checkpoint.adapter, "base": checkpoint.place}
     if options.compile:
         source.provenance["compiled"] = True
     return source
+
+
+def _shared(beside: Source | None, key: tuple[Any, ...]) -> Base | None:
+    """The base of the source beside it, if it is the same one."""
+    base = beside.base if isinstance(beside, ModelSource) else None
+    return base if base is not None and base.key == key else None
 
 
 def _load_weights(

@@ -24,6 +24,7 @@ from klcli.sources.hf.proof import (
     largest_kl,
     prove_head,
 )
+from klcli.sources.hf.sharing import Base
 from klcli.sources.rows import HeadRows, TensorRows, block_rows
 from klcli.storage.files import FileState, check_state
 from klcli.text.vocabulary import Vocabulary
@@ -70,6 +71,7 @@ class ModelSource(ABC):
         self.width, self._dtype = self.proof.width, self.proof.dtype
         self.state_dtype: torch.dtype = model.dtype
         self._digest: str | None = None
+        self.base: Base | None = None
         self._files: Mapping[Path, FileState] = {}
         self.provenance: dict[str, Any] = {
             "source": name,

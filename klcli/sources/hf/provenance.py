@@ -11,16 +11,15 @@ from klcli.sources.hf.quantization import features, quantization_of
 from klcli.sources.hf.settings import settings_of
 
 
-def describe(model: Any, checkpoint: Checkpoint, gguf: GGUFFile | None) -> dict[str, Any]:
+def describe(model: Any, size: int | None, gguf: GGUFFile | None) -> dict[str, Any]:
     """What a report says of a model beside its name.
 
     ``parameters`` counts numbers as they were before quantising packed them, shared ones once.
-    ``bytes`` are those of the files of weights, None where they are not known.
+    ``bytes`` are those of the files of weights (``size``), None where they are not known.
     """
     parameters = count_parameters(model)
-    size = (
-        bytes_of(checkpoint) if gguf is None else sum(int(t.n_bytes) for t in gguf.tensors.values())
-    )
+    if gguf is not None:
+        size = sum(int(tensor.n_bytes) for tensor in gguf.tensors.values())
     return {
         "parameters": parameters,
         "bytes": size,
