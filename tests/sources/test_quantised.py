@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from klcli import compare, record
-from klcli.sources.hf.checkpoint import quiet_transformers
 from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.quiet import quiet_transformers
 from klcli.sources.hf.tokenizer import load_tokenizer
 from klcli.sources.options import LoadOptions
 

@@ -12,7 +12,7 @@ from klcli.errors import SourceError
 from klcli.sources.devices import choose_device
 from klcli.sources.hf.adapters import apply_adapter
 from klcli.sources.hf.causal import CausalSource
-from klcli.sources.hf.checkpoint import Checkpoint, loading, locate, quiet_transformers
+from klcli.sources.hf.checkpoint import Checkpoint, loading, locate
 from klcli.sources.hf.classes import check_architecture, class_of, task_of
 from klcli.sources.hf.compiling import compile_blocks, compiling
 from klcli.sources.hf.gguf_config import gguf_config
@@ -20,8 +20,10 @@ from klcli.sources.hf.gguf_file import gguf_file, left_over
 from klcli.sources.hf.masked import MaskedSource
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.hf.placement import spread_over_devices
+from klcli.sources.hf.quantised import check_codes, check_method
+from klcli.sources.hf.quiet import quiet_transformers
 from klcli.sources.hf.tokenizer import read_tokenizer
-from klcli.sources.hf.weights import check_counts, check_method, check_number_formats, check_weights
+from klcli.sources.hf.weights import check_counts, check_number_formats, check_shapes, check_weights
 from klcli.sources.options import LoadOptions
 
 SOURCES: Mapping[Task, type[ModelSource]] = {"causal": CausalSource, "masked": MaskedSource}
@@ -44,11 +46,13 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
             check_counts(spec, Path(checkpoint.place), files)
         config = checkpoint.config() if gguf is None else gguf_config(gguf, checkpoint)
         if gguf is None:
-            check_method(spec, config)
+            check_method(spec, config, device)
+            check_codes(spec, config, files)
             check_architecture(spec, config, allow_other=options.allow_other_architecture)
         task = options.task if options.task != "auto" else task_of(spec, config)
         kind = class_of(task, config)
         model, is_spread, loaded = _load_weights(spec, kind, config, checkpoint, options, device)
+        check_shapes(spec, loaded)
         check_number_formats(spec, model.config, files)
         if gguf is not None:
             loaded["unexpected_keys"] = {*loaded["unexpected_keys"], *left_over(gguf, model)}
@@ -58,7 +62,11 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
         if checkpoint.adapter is not None:
             notices += apply_adapter(checkpoint.place, model, checkpoint.adapter)
         vocabulary = read_tokenizer(spec, checkpoint)
-    with loading(spec), compiling(spec) if options.compile else contextlib.nullcontext():
+    with (
+        quiet_transformers(),
+        loading(spec),
+        compiling(spec) if options.compile else contextlib.nullcontext(),
+    ):
         model.eval()
         if not is_spread:
             model.to(device)
@@ -93,6 +101,7 @@ def _load_weights(
         checkpoint.place,
         dtype=dtype,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # what differs is refused, with its shapes
         adapter_kwargs={"subfolder": "no adapter"},  # with peft it would be applied in silence
         **given,
         **spread,
