@@ -121,6 +121,8 @@ def check_weight_file(path: Path) -> None:
                 pass
         except safetensors.SafetensorError as error:
             reason = gist(error)
+    elif path.stat().st_size == 0:
+        reason = "it is empty"
     elif _begins_like_a_zip(path) and not zipfile.is_zipfile(path):
         reason = "its end is missing"
     if reason:

@@ -56,8 +56,10 @@ METHODS: Mapping[str, Method] = {
 }
 """Every method that transformers knows and that asks for something, by its ``quant_method``."""
 
-TORCHAO_PACKAGES = {"Int4WeightOnlyConfig": {"mslk": "mslk-cuda"}}
-"""What kinds of torchao need besides, by the class of their config."""
+TORCHAO_KINDS: Mapping[str, Method] = {
+    "Int4WeightOnlyConfig": Method({"torchao": OURS, "mslk": "mslk-cuda"}, device="a GPU"),
+}
+"""Kinds of torchao that need something else than torchao does, by the class of their config."""
 
 
 def check_method(spec: str, config: Any, device: str) -> None:
@@ -69,8 +71,7 @@ def check_method(spec: str, config: Any, device: str) -> None:
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return
-    name = _name_of(spec, settings)
-    method = METHODS.get(name, Method())
+    name, method = _method_of(spec, settings)
     if method.refused:
         raise SourceError(
             f"{spec} is quantised with {name}, and transformers {transformers.__version__} "
@@ -81,12 +82,23 @@ def check_method(spec: str, config: Any, device: str) -> None:
             f"{spec} is quantised with {name}, which runs on {method.device} only, and the "
             "device is cpu: run it where there is one, or give the model in another format"
         )
-    packages = {**method.packages, **_more_packages(settings)}
-    if missing := [pip for module, pip in packages.items() if not _is_installed(module)]:
+    missing = [pip for module, pip in method.packages.items() if not _is_installed(module)]
+    if missing:
         raise SourceError(
             f"{spec} is quantised with {name}: pip install {' '.join(dict.fromkeys(missing))} to "
             "run it"
         )
+
+
+def _method_of(spec: str, settings: Any) -> tuple[str, Method]:
+    """The method of a config, by its name and by what it needs."""
+    name = _name_of(spec, settings)
+    if name == "torchao":
+        text = str(settings if isinstance(settings, dict) else settings.to_dict())
+        for kind, method in TORCHAO_KINDS.items():
+            if kind in text:
+                return f"{name} ({kind})", method
+    return name, METHODS.get(name, Method())
 
 
 def _name_of(spec: str, settings: Any) -> str:
@@ -112,13 +124,6 @@ def _name_of(spec: str, settings: Any) -> str:
 def _known(auto: Any) -> Collection[str]:
     names: Collection[str] = auto.AUTO_QUANTIZATION_CONFIG_MAPPING
     return names
-
-
-def _more_packages(settings: Any) -> Mapping[str, str]:
-    """What a kind of torchao needs besides."""
-    text = str(settings if isinstance(settings, dict) else settings.to_dict())
-    kinds = [needs for kind, needs in TORCHAO_PACKAGES.items() if kind in text]
-    return kinds[0] if kinds else {}
 
 
 def _is_installed(module: str) -> bool:

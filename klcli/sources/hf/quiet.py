@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import logging
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -13,13 +14,14 @@ import transformers
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars or advice of transformers and its helpers on our stderr while it loads."""
+    """No progress bars or advice of transformers and its helpers on our streams while it loads."""
     own = transformers.utils.logging
     verbosity, bars = own.get_verbosity(), own.is_progress_bar_enabled()
     own.set_verbosity_error()
     own.disable_progress_bar()
     try:
-        with _only_errors(), _no_bars():
+        # What a library prints would stand in the midst of a report.
+        with _only_errors(), _no_bars(), contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         own.set_verbosity(verbosity)
