@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,11 +221,12 @@ def mxfp4(name: str, weight: Tensor) -> Weights:
     """Of experts (n, in, out): 16 bytes for 32 inputs of an output, and their power of two."""
     if "experts" not in name:
         return {name: weight}
-    groups = weight.transpose(1, 2).unflatten(-1, (-1, 32))
+    turned = weight.transpose(1, 2)
+    groups = turned.reshape(*turned.shape[:2], -1, 32)
     power = (groups.abs().amax(dim=-1) / 6).log2().ceil()
     levels = torch.tensor([*FP4, *(-level for level in FP4)])
     codes = (groups[..., None] / power.exp2()[..., None, None] - levels).abs().argmin(dim=-1)
-    pairs = codes.unflatten(-1, (16, 2)).to(torch.uint8)
+    pairs = codes.view(*codes.shape[:-1], 16, 2).to(torch.uint8)
     blocks = pairs[..., 0] | pairs[..., 1] << 4
     return {f"{name}_blocks": blocks, f"{name}_scales": (power + 127).to(torch.uint8)}
 
@@ -276,6 +277,78 @@ def compressed(kind: str, weights: Mapping[str, Any], inputs: bool = False) -> d
     }  # fmt: skip
 
 
+GPTQ_ORDER = (0, 1, 2, 3, 4, 5, 6, 7)
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+
+
+def fours(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes from 0 to 15 (in, out), and scales (in / 32, out) in float16."""
+    groups = weight.T.reshape(-1, 32, len(weight))
+    scale = (groups.abs().amax(dim=1) / 7).half()
+    codes = (groups / scale[:, None]).round().clamp(-8, 7).to(torch.int32) + 8
+    return codes.reshape(-1, len(weight)), scale
+
+
+def packed_along(codes: Tensor, dim: int, order: Sequence[int]) -> Tensor:
+    """Eight codes a number, along a dimension."""
+    rows = (codes if dim else codes.T).reshape(-1, codes.shape[dim] // 8, 8)[..., list(order)]
+    packed = (rows << torch.arange(0, 32, 4, dtype=torch.int32)).sum(dim=-1, dtype=torch.int32)
+    return (packed if dim else packed.T).contiguous()
+
+
+def gptq(name: str, weight: Tensor) -> Weights:
+    """Packed along the inputs; of its zeros it stores one less."""
+    codes, scale = fours(weight)
+    stem, zeros = name.removesuffix("weight"), torch.full_like(scale, 7, dtype=torch.int32)
+    return {
+        f"{stem}qweight": packed_along(codes, 0, GPTQ_ORDER),
+        f"{stem}qzeros": packed_along(zeros, 1, GPTQ_ORDER),
+        f"{stem}scales": scale,
+        f"{stem}g_idx": torch.arange(weight.shape[1], dtype=torch.int32) // 32,
+    }
+
+
+def auto_round(name: str, weight: Tensor) -> Weights:
+    return {key: one for key, one in gptq(name, weight).items() if not key.endswith("g_idx")}
+
+
+def awq(name: str, weight: Tensor) -> Weights:
+    """Packed along the outputs, in an order of its own."""
+    codes, scale = fours(weight)
+    stem, zeros = name.removesuffix("weight"), torch.full_like(scale, 8, dtype=torch.int32)
+    return {
+        f"{stem}qweight": packed_along(codes, 1, AWQ_ORDER),
+        f"{stem}qzeros": packed_along(zeros, 1, AWQ_ORDER),
+        f"{stem}scales": scale,
+    }
+
+
+def from_packed(dim: int, order: Sequence[int]) -> Callable[[Weights], Weights]:
+    def decoded(weights: Weights) -> Weights:
+        found = {k: v for k, v in weights.items() if "proj" not in k}
+        for stem in [k.removesuffix("qweight") for k in weights if k.endswith("qweight")]:
+            packed, scale = weights[f"{stem}qweight"], weights[f"{stem}scales"].double()
+            rows = packed if dim else packed.T
+            codes = torch.empty(*rows.shape, 8, dtype=torch.float64)
+            for i, place in enumerate(order):
+                codes[..., place] = (rows >> 4 * i) & 15
+            flat = codes.flatten(1) if dim else codes.flatten(1).T
+            found[f"{stem}weight"] = ((flat - 8) * scale.repeat_interleave(32, 0)).T
+        return found
+
+    return decoded
+
+
+def with_package(name: str, make: Callable[[Path, Path], object]) -> Callable[[Path, Path], object]:
+    """A checkpoint that only runs where a package is installed that no extra of klcli brings."""
+
+    def made(plain: Path, folder: Path) -> None:
+        pytest.importorskip(name, reason=f"needs the package {name}")
+        make(plain, folder)
+
+    return made
+
+
 def same(weights: Weights) -> Weights:
     return weights
 
@@ -291,6 +364,10 @@ def of_torchao(weights: Weights) -> Weights:
 CHANNELS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
 FLOATS = CHANNELS | {"type": "float"}
 GROUPS = CHANNELS | {"num_bits": 4, "strategy": "group", "group_size": 32}
+PACKED = {
+    "bits": 4, "group_size": 32, "sym": True, "desc_act": False, "version": "gemm",
+    "zero_point": True, "data_type": "int", "packing_format": "auto_round:auto_gptq",
+}  # fmt: skip
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [16, 16]}
 
 FORMATS = {
@@ -333,6 +410,18 @@ FORMATS = {
         kl=1e-3, nll=1e-5, inputs=to_float8,
     ),
     "fp8": Format(by_hand(blocks_of_float8, FP8), from_blocks, kl=1e-3, nll=1e-5),
+    "gptq": Format(
+        with_package("gptqmodel", by_hand(gptq, PACKED | {"quant_method": "gptq"})),
+        from_packed(0, GPTQ_ORDER), kl=1e-2, nll=1e-3,
+    ),
+    "awq": Format(
+        with_package("gptqmodel", by_hand(awq, PACKED | {"quant_method": "awq"})),
+        from_packed(1, AWQ_ORDER), kl=1e-2, nll=1e-3,
+    ),
+    "auto-round": Format(
+        with_package("auto_round", by_hand(auto_round, PACKED | {"quant_method": "auto-round"})),
+        from_packed(0, GPTQ_ORDER), kl=1e-2, nll=1e-3,
+    ),
     "mxfp4": Format(
         by_hand(mxfp4, {"quant_method": "mxfp4"}), from_mxfp4, kl=1e-3, nll=1e-5, family="gpt_oss"
     ),

@@ -40,7 +40,9 @@ def packed(kind: Any, weight: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any
     blocks = random.integers(0, 256, (weight.size // size, width), dtype=np.uint8)
     if kind.name == "IQ1_M":  # its factor is spread over the high bits of its scales
         blocks[:, -8::2] = 0
-        blocks[:, -7::2] = np.uint8([0x40, 0x00, 0xA0, 0x20])[None] | (blocks[:, -7::2] & 15)
+        blocks[:, -7::2] = np.array([0x40, 0x00, 0xA0, 0x20], dtype=np.uint8) | (
+            blocks[:, -7::2] & 15
+        )
     for place in SCALES.get(kind.name, ()):
         factor = np.full((len(blocks), 1), 0.0002, dtype=np.float16).view(np.uint8)
         blocks[:, place % width : place % width + 2] = factor
