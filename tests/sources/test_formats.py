@@ -446,8 +446,8 @@ FORMATS = {
         by_hand(mxfp4, {"quant_method": "mxfp4"}), from_mxfp4, kl=1e-3, nll=1e-5, family="gpt_oss"
     ),
 }  # fmt: skip
-# Where inputs are rounded to 8 bits the most negative one lies on the tie between two codes, and the
-# last bit of float32 decides; hence the share of 0.2. Of weights alone at most 2e-4 was found.
+# Where inputs are rounded to 8 bits the most negative one lies on the tie between two codes, and
+# the last bit of float32 decides; hence the share of 0.2. Of weights alone at most 2e-4 was found.
 PLAIN = ("float16", "bfloat16", "shards", "bin")
 """Formats that need no other library."""
 

@@ -26,6 +26,7 @@ from klcli.sources.hf.loading import load_model
 from klcli.sources.hf.quiet import quiet_transformers
 from klcli.sources.hf.tokenizer import load_tokenizer
 from klcli.sources.options import LoadOptions
+from tests.running import Run
 
 pytestmark = [
     pytest.mark.quantised,
@@ -160,6 +161,15 @@ def test_one_weight_that_changes_changes_the_digest(quantised: Path, tmp_path: P
 def _metadata(path: Path) -> dict[str, str]:
     with safetensors.safe_open(path, framework="pt") as file:
         return dict(file.metadata())
+
+
+@pytest.mark.parametrize("quantised", ["int8", "w8a16"], indirect=True)
+def test_libraries_are_quiet_in_this_process(
+    plain: Path, quantised: Path, corpus: Path, klcli: Run
+) -> None:
+    done = klcli("compare", plain, quantised, corpus, "--limit", "2", "--format", "json")
+    assert json.loads(done.out)["command"] == "compare"
+    assert all(line.startswith(("Warning:", "  ")) for line in done.err.splitlines())
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizer_hqq import HqqHfQuantizer
 
+from klcli.errors import SourceError
 from klcli.sources.hf import quantised
 from tests.cli.test_bad_input import assert_refused
 from tests.running import Run
@@ -100,6 +102,10 @@ def test_four_bits_of_torchao_say_what_they_need(
     _name(folder, quant_method="torchao", quant_type=kind)
     done = klcli("perplexity", folder, corpus, "--device", "cpu")
     assert_refused(done, 1, "torchao (Int4WeightOnlyConfig), which runs on a GPU only")
+    monkeypatch.setattr(quantised, "find_spec", lambda name: None if name == "mslk" else name)
+    config = SimpleNamespace(quantization_config={"quant_method": "torchao", "quant_type": kind})
+    with pytest.raises(SourceError, match="pip install mslk-cuda to run it"):
+        quantised.check_method("model", config, "cuda:0")
 
 
 def test_a_config_whose_weights_are_not_of_its_method_says_so(
