@@ -115,3 +115,14 @@ def test_a_config_whose_weights_are_not_of_its_method_says_so(
     _name(folder, quant_method="bitsandbytes", load_in_4bit=True)
     done = klcli("perplexity", folder, corpus)
     assert_refused(done, 1, "its weights are not: take quantization_config out of config.json")
+
+
+def test_a_package_that_a_package_lacks_is_named(
+    klcli: Run, folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: Any) -> None:
+        raise ModuleNotFoundError("No module named 'onnx'", name="onnx")
+
+    monkeypatch.setattr("klcli.sources.hf.loading.check_method", lacking)
+    done = klcli("perplexity", folder, corpus)
+    assert_refused(done, 1, "is missing or does not work here (No module named 'onnx')")

@@ -151,6 +151,11 @@ def loading(spec: str) -> Iterator[None]:
             f"cannot load {spec}: its .bin file is damaged or holds more than weights, and klcli "
             "does not run code of a file: save the model as safetensors where you trust it"
         ) from error
+    except ImportError as error:
+        raise SourceError(
+            f"cannot load {spec}: a package that it needs is missing or does not work here "
+            f"({gist(error)}): install it with pip"
+        ) from error
     except OSError as error:
         raise SourceError(_not_there(spec, error)) from error
     except Exception as error:
