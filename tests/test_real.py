@@ -30,7 +30,7 @@ def wikitext(shared: Path) -> Path:
 def loaded(monkeypatch: pytest.MonkeyPatch, smollm2_file: Path, smollm2: ModelSource) -> Path:
     """The model's file, which in float32 is not loaded again."""
 
-    def opened(spec: str, options: LoadOptions) -> Source:
+    def opened(spec: str, options: LoadOptions, _beside: Source | None) -> Source:
         return open_source(spec, options) if options.dtype == "bfloat16" else smollm2
 
     monkeypatch.setattr("klcli.workflow.open_source", opened)

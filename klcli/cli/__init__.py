@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and exit: the only place where an error becomes a message and a code."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars of loaders; klcli has its own
     logging.disable(logging.WARNING)  # advice of libraries to developers
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # the same
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console may lack a letter
             stream.reconfigure(errors="backslashreplace")

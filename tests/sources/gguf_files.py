@@ -44,8 +44,12 @@ def write(
     *,
     architecture: str = "llama",
     parts: int = 1,
+    raw: Mapping[str, tuple[Any, Any]] | None = None,
 ) -> Path:
-    """Write a model as a file of GGUF, or as parts of which the first is returned."""
+    """Write a model as a file of GGUF, or as parts of which the first is returned.
+
+    ``raw`` has bytes, and their type, of tensors that are not written in float32.
+    """
     writer = GGUFWriter(path, architecture, split_max_tensors=-(-25 // parts) if parts > 1 else 0)
     config = model.config
     writer.add_context_length(config.max_position_embeddings)
@@ -68,12 +72,23 @@ def write(
     writer.add_eos_token_id(0)
     writer.add_pad_token_id(0)
     for name, tensor in (_tensors(model, architecture) | dict(tensors or {})).items():
-        writer.add_tensor(name, np.asarray(tensor, dtype=np.float32))
+        if raw and name in raw:
+            writer.add_tensor(name, raw[name][0], raw_dtype=raw[name][1])
+        else:
+            writer.add_tensor(name, np.asarray(tensor, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path if parts == 1 else sorted(path.parent.glob(f"{path.stem}-*"))[0]
+
+
+def names_of(model: Any, architecture: str) -> dict[str, str]:
+    """The names in GGUF of the weights of a model."""
+    known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(known[architecture], model.config.num_hidden_layers)
+    parts = {name: name.rsplit(".", 1) for name in model.state_dict()}
+    return {name: f"{names.get_name(stem)}.{ending}" for name, (stem, ending) in parts.items()}
 
 
 def _tensors(model: Any, architecture: str) -> dict[str, Any]:

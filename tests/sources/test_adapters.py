@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from klcli import compare, perplexity, record
 from klcli.errors import SourceError
 from klcli.sources.hf import adapters, loading
-from klcli.sources.hf.checkpoint import quiet_transformers
+from klcli.sources.hf.quiet import quiet_transformers
 from klcli.sources.options import LoadOptions
 from tests.running import Run
 

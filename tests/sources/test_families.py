@@ -10,9 +10,9 @@ import torch
 import transformers
 
 from klcli.errors import SourceError
-from klcli.sources.hf.checkpoint import quiet_transformers
 from klcli.sources.hf.classes import class_of, task_of
 from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.quiet import quiet_transformers
 from klcli.sources.options import LoadOptions
 from klcli.text.windows import Window
 from tests.sources.families import tiny_config, tiny_model

@@ -1,6 +1,7 @@
 """Checkpoints that libraries quantised run as they are, and are read without being changed."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,10 +22,11 @@ from transformers import (
 )
 
 from klcli import compare, record
-from klcli.sources.hf.checkpoint import quiet_transformers
 from klcli.sources.hf.loading import load_model
+from klcli.sources.hf.quiet import quiet_transformers
 from klcli.sources.hf.tokenizer import load_tokenizer
 from klcli.sources.options import LoadOptions
+from tests.running import Run
 
 pytestmark = [
     pytest.mark.quantised,
@@ -184,10 +186,17 @@ def _metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata())
 
 
+@pytest.mark.parametrize("quantised", ["int8", "w8a16"], indirect=True)
+def test_libraries_are_quiet_in_this_process(
+    plain: Path, quantised: Path, corpus: Path, klcli: Run
+) -> None:
+    done = klcli("compare", plain, quantised, corpus, "--limit", "2", "--format", "json")
+    assert json.loads(done.out)["command"] == "compare"
+    assert all(line.startswith(("Warning:", "  ")) for line in done.err.splitlines())
+
+
 @pytest.mark.slow
 def test_libraries_say_nothing_on_the_terminal(plain: Path, quantised: Path, corpus: Path) -> None:
-    if quantised.name == "w8a16":
-        pytest.skip("compressed-tensors shows its bars whatever it is told")
     command: list[str | Path] = [
         "klcli",
         "compare",
@@ -199,8 +208,10 @@ def test_libraries_say_nothing_on_the_terminal(plain: Path, quantised: Path, cor
         "--format",
         "json",
     ]
+    loud = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
     done = subprocess.run(
-        [sys.executable, "-m", *command], capture_output=True, text=True, check=False
+        [sys.executable, "-m", *command], capture_output=True, text=True, check=False, env=loud
     )
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["command"] == "compare"
     assert all(line.startswith(("Warning:", "  ")) for line in done.stderr.splitlines())

@@ -1,6 +1,6 @@
 """Adapters (LoRA, DoRA, IA³ …): small weights beside those of a base model, applied as they are."""
 
-import json
+import re
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,8 +9,11 @@ from typing import Any
 import torch
 
 from klcli.errors import Notice, SourceError, gist
+from klcli.sources.hf.intact import check_weight_file, read_object
 
 ADAPTER_CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+"""The files that peft looks for, the first of them that is there."""
 
 
 def is_adapter(spec: str) -> bool:
@@ -26,10 +29,7 @@ def base_of(folder: str) -> str:
         SourceError: its config does not say.
     """
     path = Path(folder) / ADAPTER_CONFIG
-    try:
-        base = json.loads(path.read_text())["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{path} does not name a base model: {error}") from error
+    base = read_object(path).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise SourceError(f"{path} does not name a base model: give MODEL and --adapter {folder}")
     return base
@@ -45,22 +45,16 @@ def apply_adapter(spec: str, model: Any, folder: str) -> list[Notice]:
         raise SourceError(f"{folder} is an adapter: pip install 'klcli[peft]' to run it")
     import peft
 
-    if not (Path(folder) / ADAPTER_CONFIG).is_file():
-        raise SourceError(f"{folder} is not an adapter: it has no {ADAPTER_CONFIG}")
-    config = peft.PeftConfig.from_pretrained(folder)
-    if config.is_prompt_learning:
-        raise SourceError(
-            f"{folder} is a learned prompt ({config.peft_type.value}), not an adapter"
-        )
+    config, weights = _config_of(folder), _weights_of(folder)
     config.inference_mode = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters of them is checked below
             wrapped = peft.get_peft_model(model, config)
-            weights = peft.load_peft_weights(folder, device="cpu")
             found = peft.set_peft_model_state_dict(wrapped, weights)
     except (RuntimeError, ValueError) as error:
-        raise SourceError(f"the adapter {folder} does not fit {spec}: {gist(error)}") from error
+        reason = _shapes_that_differ(str(error)) or gist(error)
+        raise SourceError(f"the adapter {folder} does not fit {spec}: {reason}") from error
     missing = [key for key in found.missing_keys if wrapped.base_model.prefix in key]
     for keys, what in ((missing, "lacks"), (found.unexpected_keys, "has too many:")):
         if keys:
@@ -69,6 +63,53 @@ def apply_adapter(spec: str, model: Any, folder: str) -> list[Notice]:
                 f"first {min(keys)}"
             )
     return [] if _has_effect(wrapped) else [_without_effect(folder)]
+
+
+def _config_of(folder: str) -> Any:
+    """The config of an adapter, as peft reads it."""
+    import peft
+
+    path = Path(folder) / ADAPTER_CONFIG
+    if not path.is_file():
+        raise SourceError(f"{folder} is not an adapter: it has no {ADAPTER_CONFIG}")
+    kind = read_object(path).get("peft_type")
+    if kind not in list(peft.PeftType):
+        raise SourceError(f"{path} names no kind of adapter that peft knows (peft_type is {kind})")
+    config = peft.PeftConfig.from_pretrained(folder)
+    if config.is_prompt_learning:
+        raise SourceError(
+            f"{folder} is a learned prompt ({config.peft_type.value}), not an adapter"
+        )
+    return config
+
+
+def _weights_of(folder: str) -> Any:
+    """The weights of an adapter, by their names."""
+    import peft
+
+    found = next((path for name in WEIGHTS if (path := Path(folder) / name).is_file()), None)
+    if found is None:
+        raise SourceError(f"the adapter {folder} has no weights ({' or '.join(WEIGHTS)})")
+    check_weight_file(found)
+    weights = peft.load_peft_weights(folder, device="cpu")
+    if not weights:
+        raise SourceError(f"{found} holds no weights: save the adapter again")
+    return weights
+
+
+_DIFFERS = re.compile(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)")
+
+
+def _shapes_that_differ(message: str) -> str:
+    """What torch says of weights of other shapes, short: the first of them, with both shapes."""
+    found = _DIFFERS.findall(message)
+    if not found:
+        return ""
+    name, its, wanted = found[0]
+    return (
+        f"{len(found)} of its weights have other shapes, first {name}: {its} in the adapter, "
+        f"{wanted} in the model"
+    )
 
 
 @torch.inference_mode()

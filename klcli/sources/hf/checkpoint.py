@@ -1,7 +1,7 @@
 """A checkpoint: where it lies, and how transformers is called on it."""
 
 import contextlib
-import logging
+import pickle
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import transformers
 
 from klcli.errors import MEMORY_RAN_OUT, Notice, SourceError, gist, is_out_of_memory
 from klcli.sources.hf.adapters import ADAPTER_CONFIG, base_of, is_adapter
+from klcli.sources.hf.intact import WEIGHTS, check_folder, weight_files
 from klcli.sources.options import LoadOptions
 from klcli.storage.files import FileState, state_of
 
@@ -59,24 +60,21 @@ class Checkpoint:
         ]
 
     def weight_files(self) -> dict[Path, FileState]:
-        """The files of a folder that may hold its weights, and what they are now.
+        """The files of a folder that hold its weights, and what they are now.
 
         Weights that stay in the memory of the machine are mapped, not read: what is written to
         these files would be in the model. A GGUF file is unpacked to memory, and the files of the
         Hub's cache are never written to.
+
+        Raises:
+            SourceError: one is missing or damaged.
         """
-        patterns = () if self.is_gguf else ("*.safetensors", "pytorch_model*.bin")
-        found = [path for pattern in patterns for path in Path(self.place).glob(pattern)]
-        return {path: state_of(path) for path in found}
+        if self.is_gguf:
+            return {}
+        return {path: state_of(path) for path in weight_files(Path(self.place))}
 
 
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-"""The files of weights that transformers looks for, the first of them that is there."""
+HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 OTHER_WEIGHTS = ("adapter_config.json", "consolidated*.safetensors", "consolidated*.pth", "*.gguf")
 """What may hold weights too, and is never read from a folder."""
 
@@ -105,10 +103,21 @@ def locate(spec: str, options: LoadOptions) -> Checkpoint:
     """
     adapter = options.adapter
     if is_adapter(spec):
-        adapter, spec = spec, base_of(spec)
+        adapter, spec = spec, _base_here(spec)
     place, gguf = _locate(spec)
     shared = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     return Checkpoint(place, shared | gguf, adapter)
+
+
+def _base_here(adapter: str) -> str:
+    """The base model of an adapter, if it is a name on the Hub or a path that is there."""
+    base = base_of(adapter)
+    if Path(base).exists() or HUB_NAME.fullmatch(base):
+        return base
+    raise SourceError(
+        f"the adapter {adapter} is for {base!r}, and there is no such file or folder: give MODEL "
+        f"and --adapter {adapter}"
+    )
 
 
 def _locate(spec: str) -> tuple[str, dict[str, Any]]:
@@ -118,13 +127,14 @@ def _locate(spec: str) -> tuple[str, dict[str, Any]]:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise SourceError(f"the folder {spec} does not hold a model: it has no config.json")
+        check_folder(path)
         return spec, {}
     if path.exists():
         raise SourceError(
             f"{spec} is not a model, a recording or a logit file: klcli compare takes REFERENCE "
             "CANDIDATE [CORPUS], and klcli perplexity MODEL [CORPUS]"
         )
-    if path.suffix == ".gguf" or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", spec):
+    if path.suffix == ".gguf" or not HUB_NAME.fullmatch(spec):
         raise SourceError(f"no model at {spec!r}: there is no such file or folder")
     return spec, {}
 
@@ -136,13 +146,18 @@ def loading(spec: str) -> Iterator[None]:
         yield
     except SourceError:
         raise
-    except OSError as error:
+    except pickle.UnpicklingError as error:
         raise SourceError(
-            f"cannot load {spec!r}: it is not a file or folder here, and no model of that name "
-            f"could be had from the Hub or its cache ({gist(error)})"
-            if not Path(spec).exists()
-            else f"cannot load {spec}: {gist(error)}"
+            f"cannot load {spec}: its .bin file is damaged or holds more than weights, and klcli "
+            "does not run code of a file: save the model as safetensors where you trust it"
         ) from error
+    except ImportError as error:
+        raise SourceError(
+            f"cannot load {spec}: a package that it needs is missing or does not work here "
+            f"({gist(error)}): install it with pip"
+        ) from error
+    except OSError as error:
+        raise SourceError(_not_there(spec, error)) from error
     except Exception as error:
         reason = f"{type(error).__name__}: {gist(error)}"
         if is_out_of_memory(error):
@@ -150,34 +165,17 @@ def loading(spec: str) -> Iterator[None]:
         raise SourceError(f"cannot load {spec}: {reason}") from error
 
 
-_LOGGERS = ("accelerate", "bitsandbytes", "compressed_tensors", "torchao", "torch.utils._pytree")
-"""Loggers that give advice to developers while a model is loaded."""
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars or advice of transformers and its helpers on our stderr while it loads."""
-    own = transformers.utils.logging
-    verbosity, bars = own.get_verbosity(), own.is_progress_bar_enabled()
-    own.set_verbosity_error()
-    own.disable_progress_bar()
-    try:
-        with contextlib.ExitStack() as stack:
-            for name in _LOGGERS:
-                stack.enter_context(_only_errors(name))
-            yield
-    finally:
-        own.set_verbosity(verbosity)
-        if bars:
-            own.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _only_errors(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def _not_there(spec: str, error: OSError) -> str:
+    """What to say where a file, or a model of the Hub, could not be read."""
+    nowhere = f"could be had from the Hub or its cache ({gist(error)})"
+    if not Path(spec).exists():
+        return (
+            f"cannot load {spec!r}: it is not a file or folder here, and no model of that name "
+            f"{nowhere}"
+        )
+    if is_adapter(spec) and not Path(base := base_of(spec)).exists():
+        return (
+            f"the adapter {spec} is for {base!r}, which is not here, and no model of that name "
+            f"{nowhere}: give MODEL and --adapter {spec}"
+        )
+    return f"cannot load {spec}: {gist(error)}"

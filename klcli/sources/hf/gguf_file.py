@@ -13,6 +13,7 @@ from transformers import modeling_gguf_pytorch_utils as unpacking
 
 from klcli.errors import SourceError, gist
 from klcli.sources.hf.checkpoint import Checkpoint
+from klcli.sources.hf.intact import check_pointer
 
 PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
@@ -148,6 +149,7 @@ def _read(path: Path) -> Any:
                 raise EOFError(f"it ends after {len(self.data):,} bytes, which is too early")
             return super()._get(offset, dtype, count, override_order)
 
+    check_pointer(path)
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise SourceError(f"cannot load {path}: it is not a GGUF file")
@@ -169,8 +171,6 @@ def _reading_no_more(reader: Any) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_replaced(gguf, "GGUFReader", lambda *_, **__: reader))
         stack.enter_context(_replaced(gguf, "get_tensor_name_map", names))
-        # Its progress bar heeds no setting of transformers.
-        stack.enter_context(_replaced(unpacking, "tqdm", lambda tensors, **_: tensors))
         yield
 
 

@@ -1,30 +1,35 @@
 """Loading a Hugging Face model and its tokenizer: a Hub id, a folder, or a GGUF file."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from klcli.errors import SourceError
+from klcli.choices import Task
+from klcli.errors import Notice, SourceError
 from klcli.sources import Source
 from klcli.sources.devices import choose_device
 from klcli.sources.given import GivenModel
 from klcli.sources.hf.adapters import apply_adapter
-from klcli.sources.hf.checkpoint import Checkpoint, loading, locate, quiet_transformers
+from klcli.sources.hf.checkpoint import Checkpoint, loading, locate
 from klcli.sources.hf.classes import check_architecture, class_of, task_of
 from klcli.sources.hf.compiling import compile_blocks, compiling
 from klcli.sources.hf.gguf_config import gguf_config
-from klcli.sources.hf.gguf_file import gguf_file, left_over
+from klcli.sources.hf.gguf_file import GGUFFile, gguf_file, left_over
 from klcli.sources.hf.given import open_given
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.hf.placement import spread_over_devices
 from klcli.sources.hf.provenance import bytes_of, describe
+from klcli.sources.hf.quantised import check_codes, check_method
+from klcli.sources.hf.quiet import quiet_transformers
 from klcli.sources.hf.sharing import Base, key_of, twin
 from klcli.sources.hf.tasks import SOURCES
 from klcli.sources.hf.tokenizer import read_tokenizer
-from klcli.sources.hf.weights import check_counts, check_method, check_number_formats, check_weights
+from klcli.sources.hf.weights import check_counts, check_number_formats, check_shapes, check_weights
 from klcli.sources.options import LoadOptions
+from klcli.storage.files import FileState
 
 
 def open_model(spec: str | GivenModel, options: LoadOptions) -> ModelSource:
@@ -52,41 +57,31 @@ def load_model(spec: str, options: LoadOptions, beside: Source | None = None) ->
     with quiet_transformers(), loading(spec), gguf_file(spec, checkpoint) as gguf:
         if files:
             check_counts(spec, Path(checkpoint.place), files)
-        config = checkpoint.config() if gguf is None else gguf_config(gguf, checkpoint)
-        if gguf is None:
-            check_method(spec, config)
-            check_architecture(spec, config, allow_other=options.allow_other_architecture)
+        config = _config_of(spec, checkpoint, options, gguf, files)
         task = options.task if options.task != "auto" else task_of(spec, config)
-        kind = class_of(task, config)
         key = key_of(checkpoint, options, task, device, files)
-        base = _shared(beside, key)
-        if base is None:
-            model, is_spread, loaded = _load_weights(
-                spec, kind, config, checkpoint, options, device
-            )
-        else:
-            model, is_spread, loaded = twin(base.model), False, dict(base.loaded)
-        check_number_formats(spec, model.config, files)
-        if gguf is not None:
-            loaded["unexpected_keys"] = {*loaded["unexpected_keys"], *left_over(gguf, model)}
-        notices = check_weights(
-            spec, model, task, loaded, allow_unused=options.allow_unused_weights
+        base = _shared(beside, key) or Base(
+            key, *_load_weights(spec, class_of(task, config), config, checkpoint, options, device)
         )
-        if not is_spread and not options.compile:
-            base = Base(key, model, loaded)
+        model, notices = base.model, _check_loaded(spec, base, task, files, gguf, options)
+        if checkpoint.adapter is not None or _shared(beside, key) is base:
+            model = twin(model)
         if checkpoint.adapter is not None:
-            model = model if base is None else twin(model)
             notices += apply_adapter(checkpoint.place, model, checkpoint.adapter)
         vocabulary = read_tokenizer(spec, checkpoint)
-    with loading(spec), compiling(spec) if options.compile else contextlib.nullcontext():
+    with (
+        quiet_transformers(),
+        loading(spec),
+        compiling(spec) if options.compile else contextlib.nullcontext(),
+    ):
         model.eval()
-        if not is_spread:
+        if not base.is_spread:
             model.to(device)
         if options.compile:
             compile_blocks(model)
         source = SOURCES[task](spec, model, vocabulary, options.revision, options.batch_tokens)
     source.notices = (*checkpoint.not_read(), *notices)
-    source.base = base
+    source.base = None if base.is_spread or options.compile else base
     source.watch(files)
     # Only now, for some are unpacked as they first run.
     source.provenance |= describe(model, bytes_of(checkpoint), gguf)
@@ -97,6 +92,48 @@ def load_model(spec: str, options: LoadOptions, beside: Source | None = None) ->
     return source
 
 
+def _config_of(
+    spec: str,
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    gguf: GGUFFile | None,
+    files: Mapping[Path, FileState],
+) -> Any:
+    """The config of a checkpoint.
+
+    Raises:
+        SourceError: what it states cannot run here.
+    """
+    if gguf is not None:
+        return gguf_config(gguf, checkpoint)
+    config = checkpoint.config()
+    check_method(spec, config, choose_device(options.device))
+    check_codes(spec, config, files)
+    check_architecture(spec, config, allow_other=options.allow_other_architecture)
+    return config
+
+
+def _check_loaded(
+    spec: str,
+    base: Base,
+    task: Task,
+    files: Mapping[Path, FileState],
+    gguf: GGUFFile | None,
+    options: LoadOptions,
+) -> list[Notice]:
+    """What a reader should know of weights that were left over.
+
+    Raises:
+        SourceError: weights are missing, or of other shapes, or may not be left over.
+    """
+    loaded = dict(base.loaded)
+    check_shapes(spec, loaded)
+    check_number_formats(spec, base.model.config, files)
+    if gguf is not None:
+        loaded["unexpected_keys"] = {*loaded["unexpected_keys"], *left_over(gguf, base.model)}
+    return check_weights(spec, base.model, task, loaded, allow_unused=options.allow_unused_weights)
+
+
 def _shared(beside: Source | None, key: tuple[Any, ...]) -> Base | None:
     """The base of the source beside it, if it is the same one."""
     base = beside.base if isinstance(beside, ModelSource) else None
@@ -105,8 +142,8 @@ def _shared(beside: Source | None, key: tuple[Any, ...]) -> Base | None:
 
 def _load_weights(
     spec: str, kind: Any, config: Any, checkpoint: Checkpoint, options: LoadOptions, device: str
-) -> tuple[Any, bool, dict[str, Any]]:
-    """A model of a class, whether it is spread over devices, and what transformers says of it.
+) -> tuple[Any, dict[str, Any], bool]:
+    """A model of a class, what transformers says of it, and whether it is spread over devices.
 
     Raises:
         SourceError: it does not fit and cannot be spread.
@@ -122,12 +159,13 @@ def _load_weights(
         checkpoint.place,
         dtype=dtype,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # what differs is refused, with its shapes
         adapter_kwargs={"subfolder": "no adapter"},  # with peft it would be applied in silence
         **given,
         **spread,
         **checkpoint.arguments,
     )
-    return model, bool(spread), loaded
+    return model, loaded, bool(spread)
 
 
 def _dtype(name: str, *, is_gguf: bool) -> Any:

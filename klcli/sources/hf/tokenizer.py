@@ -6,8 +6,10 @@ from typing import Any
 import transformers
 
 from klcli.errors import SourceError
-from klcli.sources.hf.checkpoint import Checkpoint, loading, locate, quiet_transformers
+from klcli.sources.hf.checkpoint import Checkpoint, loading, locate
 from klcli.sources.hf.gguf_file import gguf_file
+from klcli.sources.hf.intact import read_object
+from klcli.sources.hf.quiet import quiet_transformers
 from klcli.sources.options import LoadOptions
 from klcli.text.vocabulary import Vocabulary
 
@@ -36,12 +38,16 @@ def read_tokenizer(spec: str, checkpoint: Checkpoint) -> Vocabulary:
     Raises:
         SourceError: there is none, or it has no fast form.
     """
+    folder = Path(checkpoint.tokenizer)
     try:
         found = transformers.AutoTokenizer.from_pretrained(
             checkpoint.tokenizer, **checkpoint.arguments
         )
-    except ValueError:  # transformers does not know which class to make
+    except ValueError:  # transformers does not know which class to make, or a file is damaged
         _check_files(spec, checkpoint, {"tokenizer.model"})
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            if (folder / name).is_file():
+                read_object(folder / name)
         raise
     # Of some classes it makes an empty one where there are no files.
     _check_files(spec, checkpoint, set(found.vocab_files_names.values()))

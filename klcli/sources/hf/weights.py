@@ -1,6 +1,5 @@
 """Whether a model runs with exactly the weights of its checkpoint: none missing, none left over."""
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import safetensors
 
 from klcli.choices import Task
 from klcli.errors import Notice, SourceError
+from klcli.sources.hf.intact import read_object
 
 _HARMLESS = re.compile(
     r"inv_freq$|position_ids$"  # buffers that the model works out by itself
@@ -61,23 +61,28 @@ def check_weights(
     return [Notice(code="unused_weights", message=f"{what} and runs without them{guess}")]
 
 
-def check_method(spec: str, config: Any) -> None:
-    """Find a method of quantisation that transformers would pass over.
+def check_shapes(spec: str, loaded: dict[str, Collection[Any]]) -> None:
+    """Find weights that have another shape than the model has by its config.
 
     Raises:
-        SourceError: it does not know the method that the config names.
+        SourceError: there are some.
     """
-    settings = getattr(config, "quantization_config", None)
-    if settings is None:
+    found = sorted(loaded["mismatched_keys"])
+    if not found:
         return
-    from transformers.quantizers import auto
+    shown = [
+        f"{name} is {_shape(there)} and should be {_shape(wanted)}"
+        for name, there, wanted in found[:3]
+    ]
+    raise SourceError(
+        f"{spec} has {len(found)} weights of other shapes than its config asks for: "
+        f"{'; '.join(shown)}{'; ...' if len(found) > 3 else ''}. Correct the config, or download "
+        "the model again"
+    )
 
-    given = settings if isinstance(settings, dict) else settings.to_dict()
-    if "quant_method" in given and not auto.AutoHfQuantizer.supports_quant_method(given):
-        raise SourceError(
-            f"{spec} is quantised by {given['quant_method']!r}, which transformers does not know "
-            f"and would pass over; it knows {', '.join(sorted(auto.AUTO_QUANTIZER_MAPPING))}"
-        )
+
+def _shape(sizes: Collection[int]) -> str:
+    return " x ".join(map(str, sizes)) or "a number"
 
 
 def check_counts(spec: str, folder: Path, files: Collection[Path]) -> None:
@@ -86,7 +91,7 @@ def check_counts(spec: str, folder: Path, files: Collection[Path]) -> None:
     Raises:
         SourceError: it has more layers than the files have weights, or more labels than any model.
     """
-    settings = json.loads((folder / "config.json").read_text())
+    settings = read_object(folder / "config.json")
     named = [settings, *(part for part in settings.values() if isinstance(part, dict))]
     labels = max((n for part in named if isinstance(n := part.get("num_labels"), int)), default=0)
     if labels > MOST_LABELS:
