@@ -1,10 +1,13 @@
 """A tiny random model of a family, made from the default config of its family."""
 
+import contextlib
+from collections.abc import Collection
 from typing import Any
 
 import torch
 import transformers
 from transformers import CONFIG_MAPPING
+from transformers.integrations.heterogeneity import AmbiguousGlobalPerLayerAttributeError
 
 TOKENS = 112
 SIZES = {
@@ -28,6 +31,14 @@ SIZES = {
 }
 """What makes a config small, by the names that families have for it."""
 
+LATENT = {
+    **dict.fromkeys(("qk_nope_head_dim", "v_head_dim", "kv_lora_rank", "q_lora_rank"), 16),
+    **dict.fromkeys(("qk_rope_head_dim", "head_dim"), 8),
+    "qk_head_dim": 24,
+    "num_key_value_heads": 4,
+}
+"""The same for multi-head latent attention, whose ``head_dim`` is that of the rotary part."""
+
 SECTIONS = {
     "glm4v_moe": (2, 1, 1),
     **dict.fromkeys(("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl"), (4, 2, 2)),
@@ -36,9 +47,59 @@ SECTIONS = {
 """How rotary embeddings are shared between time, height and width where code has a default."""
 
 
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_chunk_size": 16}
+BART = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+AFTER = {"head_dim": 16}
+QUIRKS: dict[str, dict[str, Any]] = {
+    "bailing_hybrid": {"num_expert_group": 2, "topk_group": 1},
+    "bamba": MAMBA,
+    "beam": {"n_group": 2, "topk_group": 1},
+    "blenderbot": {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
+    "blt": {"encoder_hash_byte_group_vocab": 64},
+    "codegen": {"rotary_dim": 8},
+    "cohere_compass_text": {
+        "layer_types": ["full_attention"] * 4,
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}},
+    },
+    "deepseek_v4": {"q_lora_rank": 16, "o_lora_rank": 16, "index_n_heads": 2, "index_head_dim": 16},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "esm": {"vocab_size": TOKENS, "pad_token_id": 1, "mask_token_id": 2},
+    "esmc": {"hidden_size": 64},
+    "falcon_h1": MAMBA | {"mamba_d_ssm": 128, "lm_head_multiplier": 0.5},
+    "gptj": {"rotary_dim": 8},
+    "granitemoehybrid": MAMBA,
+    "helium": AFTER,
+    "hunyuan_v1_dense": AFTER,
+    "hunyuan_v1_moe": AFTER,
+    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"], "num_dense_layers": 2},
+    "luke": {"entity_vocab_size": 16},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2, "chunk_size": 16},
+    "ministral": AFTER,
+    "mobilebert": {
+        "embedding_size": 32, "true_hidden_size": 32, "intra_bottleneck_size": 32,
+        "num_feedforward_networks": 2,
+    },
+    "nemotron": {"num_key_value_heads": 2},
+    "plbart": BART,
+    "qwen4_exp_text": {"ngram_vocab_size_base": 100},
+    "reformer": {
+        "hidden_size": 64, "axial_pos_embds_dim": (16, 48), "axial_pos_shape": (8, 16),
+        "attn_layers": ("local", "lsh"), "hash_seed": 1, "attention_head_size": 16,
+    },
+    "squeezebert": {"embedding_size": 64},
+    "whisper": BART,
+    "xlstm": {"embedding_dim": 64},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {"n_mamba_heads": 2},
+    "zamba2": {"mamba_headdim": 16, "n_mamba_heads": 8, "attention_head_dim": 32},
+}  # fmt: skip
+"""What a family needs beside that, by its own names."""
+
+
 def tiny_config(family: str) -> Any:
     """The default config of a family, made small."""
-    return _shrink(CONFIG_MAPPING[family]())
+    quirks = QUIRKS.get(family, {})
+    return _shrink(CONFIG_MAPPING[family](**quirks), set(quirks))
 
 
 def tiny_model(kind: Any, config: Any) -> Any:
@@ -48,13 +109,16 @@ def tiny_model(kind: Any, config: Any) -> Any:
     return make(config).eval().float()
 
 
-def _shrink(config: Any) -> Any:
-    for name, size in SIZES.items():
-        if type(getattr(config, name, None)) is int:
-            setattr(config, name, size)
+def _shrink(config: Any, fixed: Collection[str] = ()) -> Any:
+    sizes = SIZES | (LATENT if _is_latent(config) else {})
+    for name, size in sizes.items():
+        if name not in fixed and type(_of_all_layers(config, name)) is int:
+            with contextlib.suppress(AttributeError, NotImplementedError):  # it is worked out
+                setattr(config, name, size)
     for name in ("layer_types", "mlp_layer_types"):
-        if isinstance(getattr(config, name, None), list):
-            setattr(config, name, getattr(config, name)[: SIZES["num_hidden_layers"]])
+        if isinstance(types := _of_all_layers(config, name), list):
+            with contextlib.suppress(AttributeError):
+                setattr(config, name, types[: SIZES["num_hidden_layers"]])
     rope = getattr(config, "rope_parameters", None)
     section = SECTIONS.get(config.model_type.removesuffix("_text"))
     if isinstance(rope, dict) and (section or rope.get("mrope_section")):
@@ -63,3 +127,15 @@ def _shrink(config: Any) -> Any:
         if isinstance(inner := getattr(config, name), transformers.PreTrainedConfig):
             _shrink(inner)
     return config
+
+
+def _is_latent(config: Any) -> bool:
+    return any(name in vars(config) for name in ("kv_lora_rank", "qk_nope_head_dim"))
+
+
+def _of_all_layers(config: Any, name: str) -> Any:
+    """A setting, or that of the first layer where layers have their own."""
+    try:
+        return getattr(config, name, None)
+    except AmbiguousGlobalPerLayerAttributeError:
+        return None
