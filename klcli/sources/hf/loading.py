@@ -35,7 +35,7 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
 
     Raises:
         SourceError: there is no such model, it is not a language model, weights are missing, or it
-            has no fast tokenizer.
+            has no tokenizer.
     """
     device, checkpoint = choose_device(options.device), locate(spec, options)
     files = checkpoint.weight_files()
