@@ -54,5 +54,6 @@ class CausalSource(ModelSource):
         other_end[:, -1] = (ids[:, -1] + 1) % int(ids.max() + 1)
         if largest_kl(whole[:, :-1], self._all_logits(other_end)[:, :-1]) > bound:
             raise SourceError(
-                f"{self.name} is not a causal model: a token changes what it predicts before it"
+                f"{self.name} is not a causal model: a token changes what it predicts before it; "
+                "if it fills in masked tokens, give --task masked"
             )

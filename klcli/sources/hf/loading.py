@@ -65,7 +65,7 @@ def load_model(spec: str, options: LoadOptions) -> ModelSource:
         if options.compile:
             compile_blocks(model)
         source = SOURCES[task](spec, model, vocabulary, options.revision, options.batch_tokens)
-    source.notices = (*checkpoint.not_read(), *notices)
+    source.notices = (*checkpoint.not_read(), *notices, *source.notices)
     source.watch(files)
     if checkpoint.adapter is not None:
         source.provenance |= {"adapter": checkpoint.adapter, "base": checkpoint.place}

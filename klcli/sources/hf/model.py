@@ -30,6 +30,8 @@ from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import Window
 
 PROBE_LENGTH = 32
+NOISY = 1e-4
+"""Nats. A model that differs from itself by more when it reads the same again draws at random."""
 
 
 class ModelSource(ABC):
@@ -204,6 +206,8 @@ class ModelSource(ABC):
         places = torch.arange(ids.numel(), device=ids.device)
         whole = self._all_logits(ids)
         noise = largest_kl(whole, torch.cat([self._all_logits(one[None]) for one in ids]))
+        if noise > NOISY and (moved := largest_kl(whole, self._all_logits(ids))) > NOISY:
+            self.notices = (_noisy(self.name, moved),)
         self._check_task(ids, whole, bound_for(noise))
         return prove_head(
             lambda: self._hidden(ids, places),
@@ -273,6 +277,14 @@ class ModelSource(ABC):
         top = min(self._model.config.get_text_config().vocab_size, self.vocabulary.size)
         shape = (2, min(PROBE_LENGTH, self.longest or PROBE_LENGTH))
         return torch.randint(0, top, shape, generator=generator).to(self.device)
+
+
+def _noisy(name: str, moved: float) -> Notice:
+    return Notice(
+        code="noisy_model",
+        message=f"{name} predicts otherwise when it reads the same text again (KL up to "
+        f"{moved:.2g} nats on a probe): no KL below that says anything",
+    )
 
 
 def _device_of(model: Any) -> torch.device:
