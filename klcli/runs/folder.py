@@ -22,6 +22,7 @@ from klcli.measure.gathered import Evaluation, ScoredBatch, gather
 from klcli.measure.shard import WHOLE, Shard, parse_shard
 from klcli.runs.format import RUN, part_name
 from klcli.sources.conditions import Conditions
+from klcli.sources.slow_tokenizer import read_backend
 from klcli.storage import manifest as manifests
 from klcli.storage.files import check_file, put, read_checked
 from klcli.storage.manifest import TOKENIZER, WINDOWS
@@ -337,7 +338,7 @@ def _describe_names(names: TokenNames) -> dict[str, Any]:
 def _read_names(folder: Path, manifest: Mapping[str, Any]) -> TokenNames:
     named = manifest["names"]
     if "tokenizer" in named:
-        return read_vocabulary(folder, manifest["files"], named["tokenizer"])
+        return read_vocabulary(folder, manifest["files"], named["tokenizer"], read_backend)
     if named["pieces"]:
         known = {int(i): bytes.fromhex(token) for i, token in named["pieces"].items()}
         return NamedTokens(named["size"], known)

@@ -85,6 +85,12 @@ class Head:
         if type(layer) is torch.nn.Linear:
             names = ("weight",) if layer.bias is None else ("weight", "bias")
             return {name: numbers_of(layer, name).to(device) for name in names}
+        if isinstance(layer, partial) and layer.func is functional.linear:
+            return {
+                name: weight.detach().to(device)
+                for name, weight in layer.keywords.items()
+                if weight is not None
+            }
         zero = torch.zeros(1, self.size, dtype=hidden_dtype, device=device)
         unit = torch.eye(self.size, dtype=hidden_dtype, device=device)
         shift = layer(zero)

@@ -1,18 +1,18 @@
 """Window tables as files: the tokens of the texts, and the windows cut from them."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
-from tokenizers import Tokenizer
 
 from klcli.errors import SourceError
 from klcli.storage.files import read_checked
 from klcli.storage.manifest import TOKENIZER, WINDOWS
+from klcli.text.backend import Backend
 from klcli.text.corpus import Corpus
 from klcli.text.vocabulary import Encoding, IntArray, Vocabulary
 from klcli.text.windows import Masking, TokenizedDocument, Window, WindowTable
@@ -53,19 +53,21 @@ def special_ids(vocabulary: Vocabulary) -> dict[str, int | None]:
 
 
 def read_vocabulary(
-    folder: Path, files: Mapping[str, Any], ids: Mapping[str, int | None]
+    folder: Path,
+    files: Mapping[str, Any],
+    ids: Mapping[str, int | None],
+    read_backend: Callable[[str], Backend],
 ) -> Vocabulary:
     """The tokenizer of a folder, with the ids that ``special_ids`` gave.
 
-    ``files`` has the entries of the folder's files.
+    ``files`` has the entries of the folder's files; ``read_backend`` reads a tokenizer's file.
 
     Raises:
         SourceError: it is missing, truncated or altered.
     """
     content = read_checked(folder / TOKENIZER, files[TOKENIZER])
-    backend = Tokenizer.from_str(content.decode())
     return Vocabulary(
-        backend,
+        read_backend(content.decode()),
         bos_id=ids["bos_id"],
         eos_id=ids["eos_id"],
         mask_id=ids.get("mask_id"),

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from tokenizers import Tokenizer
+from klcli.text.backend import Backend
 
 Step = Mapping[str, Any]
 """One decoder of a ``tokenizer.json``."""
@@ -21,7 +21,7 @@ class Spelling:
     normaliser leaves it, and perhaps a space before or behind it.
     """
 
-    def __init__(self, backend: Tokenizer) -> None:
+    def __init__(self, backend: Backend) -> None:
         state = json.loads(backend.to_str())
         self._steps = list(_flat(state["decoder"] or {"type": "None"}))
         suffix = state["model"].get("end_of_word_suffix")

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from klcli.errors import MismatchError
+from klcli.text.backend import Backend
 from klcli.text.pieces import CUTTING, PIECE, Piece, encode_pieces
 from klcli.text.spelling import Spelling
 
@@ -85,7 +85,7 @@ class Vocabulary:
     """The tokenizer of one model.
 
     Args:
-        backend: the fast tokenizer. Truncation and padding are switched off in it.
+        backend: the tokenizer. Truncation and padding are switched off in it.
         bos_id, eos_id: ids of the tokens that begin and end a text, None where there are none.
         mask_id: the token that a masked model fills in, None where there is none.
         unknown_id: the token that stands for text that the tokenizer has no other for.
@@ -93,7 +93,7 @@ class Vocabulary:
 
     def __init__(
         self,
-        backend: Tokenizer,
+        backend: Backend,
         *,
         bos_id: int | None,
         eos_id: int | None,
@@ -110,7 +110,7 @@ class Vocabulary:
             token_id: token.content
             for token_id, token in backend.get_added_tokens_decoder().items()
         }
-        self._spelling = Spelling(backend)
+        self._spelling = getattr(backend, "spelling", None) or Spelling(backend)
         self._bytes: dict[int, bytes] = {}
         self.bos_id = bos_id
         self.eos_id = eos_id
@@ -345,7 +345,7 @@ def _word_ends(word_ids: Sequence[int | None], words: IntArray) -> IntArray:
     return after.astype(np.int32)
 
 
-def _make_certain(backend: Tokenizer) -> None:
+def _make_certain(backend: Any) -> None:
     """Switch off what makes a tokenizer split at random, as in training."""
     for name in ("dropout", "alpha"):
         if getattr(backend.model, name, None):

@@ -1,10 +1,14 @@
 """A tiny random model of a family, made from the default config of its family."""
 
+import contextlib
+import copy
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import CONFIG_MAPPING
+from transformers.integrations.heterogeneity import AmbiguousGlobalPerLayerAttributeError
 
 TOKENS = 112
 SIZES = {
@@ -20,6 +24,10 @@ SIZES = {
     "vocab_size": TOKENS,
     "max_position_embeddings": 128,
     "n_positions": 128,
+    **dict.fromkeys(("n_group", "topk_group", "num_expert_group"), 1),
+    **dict.fromkeys(("linear_num_heads", "linear_num_value_heads"), 4),
+    **dict.fromkeys(("linear_head_dim", "linear_key_head_dim", "linear_value_head_dim"), 16),
+    "linear_num_key_heads": 2,
     "image_size": 32,
     "patch_size": 8,
     "bos_token_id": 1,
@@ -28,7 +36,16 @@ SIZES = {
 }
 """What makes a config small, by the names that families have for it."""
 
+LATENT = {
+    **dict.fromkeys(("qk_nope_head_dim", "v_head_dim", "kv_lora_rank", "q_lora_rank"), 16),
+    **dict.fromkeys(("qk_rope_head_dim", "head_dim"), 8),
+    "qk_head_dim": 24,
+    "num_key_value_heads": 4,
+}
+"""The same for multi-head latent attention, whose ``head_dim`` is that of the rotary part."""
+
 SECTIONS = {
+    "ernie4_5_vl_moe": (3, 3, 2),
     "glm4v_moe": (2, 1, 1),
     **dict.fromkeys(("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl"), (4, 2, 2)),
     **dict.fromkeys(("qwen2_5_omni", "qwen2_5_vl", "qwen2_vl"), (4, 2, 2)),
@@ -36,9 +53,114 @@ SECTIONS = {
 """How rotary embeddings are shared between time, height and width where code has a default."""
 
 
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_chunk_size": 16}
+BART = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+HEADS = {"head_dim": 16}
+FULL = {"layer_types": ["full_attention"] * 4}
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+GEMMA = {
+    "num_hidden_layers": 4, "head_dim": 16, "global_head_dim": 16,
+    "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": TOKENS,
+}  # fmt: skip
+ASSISTED = GEMMA | dict.fromkeys(("hidden_size_per_layer_input", "vocab_size_per_layer_input"), 0)
+DOTS = {
+    "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
+    "use_sliding_window": False, "use_dsa": False,
+}  # fmt: skip
+QUIRKS: dict[str, dict[str, Any]] = {
+    "apertus1p5_vision_tokenizer": {"base_channels": 32, "latent_channels": 32},
+    "bamba": MAMBA,
+    "blenderbot": {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
+    "blt": {"encoder_hash_byte_group_vocab": 64, "cross_attn_k": 1},
+    "blt_local_decoder": {"cross_attn_k": 1, "hidden_size_global": 64},
+    "blt_local_encoder": {"cross_attn_k": 1, "hidden_size_global": 64},
+    "chameleon": {"vocabulary_map": {"<image>": 5}},
+    "codegen": {"rotary_dim": 8},
+    "cohere_compass_text": FULL | {"rope_parameters": {"full_attention": ROPE}},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2}},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"] * 2},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "deepseek_v4": {"q_lora_rank": 16, "o_lora_rank": 16, "index_n_heads": 2, "index_head_dim": 16},
+    "diffusion_gemma": {"text_config": GEMMA},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "dots3_note": {"text_config": DOTS},
+    "dots3_note_text": DOTS,
+    "esm": {"vocab_size": TOKENS, "pad_token_id": 1, "mask_token_id": 2},
+    "esmc": {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 16},
+    "falcon_h1": MAMBA | {"mamba_d_ssm": 128, "lm_head_multiplier": 0.5},
+    "gemma3n_text": FULL | {
+        "num_kv_shared_layers": 0, "intermediate_size": [64] * 4, "laurel_rank": 8,
+        "activation_sparsity_pattern": [0.0] * 4, "hidden_size_per_layer_input": 16,
+        "vocab_size_per_layer_input": TOKENS,
+    },
+    "gemma4": {"text_config": GEMMA},
+    "gemma4_assistant": {"text_config": ASSISTED},
+    "gemma4_text": GEMMA,
+    "gemma4_unified": {"text_config": GEMMA},
+    "gemma4_unified_assistant": {"text_config": ASSISTED},
+    "gemma4_unified_text": GEMMA,
+    "gptj": {"rotary_dim": 8},
+    "granite4_vision": {"deepstack_layer_map": [(1, 1)]},
+    "granitemoehybrid": MAMBA,
+    "helium": HEADS,
+    "hunyuan_v1_dense": HEADS,
+    "hunyuan_v1_moe": HEADS,
+    "hunyuan_vl_text": HEADS,
+    "janus_vqgan": {"base_channels": 32, "latent_channels": 32},
+    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"], "num_dense_layers": 2},
+    "luke": {"entity_vocab_size": 16},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2, "chunk_size": 16},
+    "minimax_m3_vl": {"projector_hidden_size": 64, "merged_hidden_size": 256},
+    "ministral": HEADS,
+    "mistral4": {"head_dim": 16},
+    "mobilebert": {
+        "embedding_size": 32, "true_hidden_size": 32, "intra_bottleneck_size": 32,
+        "num_feedforward_networks": 2,
+    },
+    "muse_spark": {"projector_hidden_size": 64},
+    "muse_spark_audio": {"hidden_sizes": (16, 16, 32, 64), "depths": (1, 1, 1, 1)},
+    "nemotron": {"num_key_value_heads": 2},
+    "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups": 2},
+    "nemotron_h_omni": {"projector_hidden_size": 64, "vision_hidden_size": 64},
+    "neomme": {"num_hidden_layers": 4} | FULL,
+    "neomme_text": {"num_hidden_layers": 4} | FULL,
+    "perceiver": {
+        "d_latents": 64, "num_latents": 16, "num_self_attends_per_block": 2,
+        "num_self_attention_heads": 4, "num_cross_attention_heads": 4, "qk_channels": 64,
+        "v_channels": 64,
+    },
+    "plbart": BART,
+    "qwen4_exp_text": {
+        "ngram_vocab_size_base": 100, "indexer_n_heads": 2, "indexer_kv_heads": 1,
+        "indexer_head_dim": 16, "indexer_budget": 16, "indexer_compress_ratio": 4,
+    },
+    "reformer": {
+        "hidden_size": 64, "axial_pos_embds_dim": (16, 48), "axial_pos_shape": (8, 16),
+        "attn_layers": ["local", "lsh"] * 2, "hash_seed": 1, "attention_head_size": 16,
+        "lsh_attn_chunk_length": 8, "local_attn_chunk_length": 8,
+    },
+    "squeezebert": {"embedding_size": 64},
+    "step3p5": {"sliding_window": 16, "num_sliding_attention_heads": 4},
+    "whisper": BART,
+    "xlstm": {"embedding_dim": 64},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {"n_mamba_heads": 2, "layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zamba2": {"mamba_headdim": 16, "n_mamba_heads": 8, "attention_head_dim": 32},
+}  # fmt: skip
+"""What a family needs beside that, by its own names."""
+
+
 def tiny_config(family: str) -> Any:
-    """The default config of a family, made small."""
-    return _shrink(CONFIG_MAPPING[family]())
+    """The default config of a family, made small.
+
+    What a family needs it is given when it is made, if it then is a whole, and is left with.
+    """
+    kind = CONFIG_MAPPING[family]
+    try:
+        config = kind(**QUIRKS.get(family, {}))
+    except (StrictDataclassClassValidationError, ValueError, TypeError):
+        config = kind()
+    return _shrink(config)
 
 
 def tiny_model(kind: Any, config: Any) -> Any:
@@ -49,12 +171,15 @@ def tiny_model(kind: Any, config: Any) -> Any:
 
 
 def _shrink(config: Any) -> Any:
-    for name, size in SIZES.items():
-        if type(getattr(config, name, None)) is int:
-            setattr(config, name, size)
+    sizes = SIZES | (LATENT if _is_latent(config) else {})
+    for name, size in sizes.items():
+        if type(_of_all_layers(config, name)) is int:
+            with contextlib.suppress(AttributeError, NotImplementedError):  # it is worked out
+                setattr(config, name, size)
     for name in ("layer_types", "mlp_layer_types"):
-        if isinstance(getattr(config, name, None), list):
-            setattr(config, name, getattr(config, name)[: SIZES["num_hidden_layers"]])
+        if isinstance(types := _of_all_layers(config, name), list):
+            with contextlib.suppress(AttributeError):
+                setattr(config, name, types[: SIZES["num_hidden_layers"]])
     rope = getattr(config, "rope_parameters", None)
     section = SECTIONS.get(config.model_type.removesuffix("_text"))
     if isinstance(rope, dict) and (section or rope.get("mrope_section")):
@@ -62,4 +187,23 @@ def _shrink(config: Any) -> Any:
     for name in list(vars(config)):
         if isinstance(inner := getattr(config, name), transformers.PreTrainedConfig):
             _shrink(inner)
+    for name, value in QUIRKS.get(config.model_type, {}).items():
+        inner = getattr(config, name, None)
+        if isinstance(inner, transformers.PreTrainedConfig):
+            for key, one in value.items():
+                setattr(inner, key, one)
+        else:
+            setattr(config, name, copy.deepcopy(value))
     return config
+
+
+def _is_latent(config: Any) -> bool:
+    return any(name in vars(config) for name in ("kv_lora_rank", "qk_nope_head_dim"))
+
+
+def _of_all_layers(config: Any, name: str) -> Any:
+    """A setting, or that of the first layer where layers have their own."""
+    try:
+        return getattr(config, name, None)
+    except AmbiguousGlobalPerLayerAttributeError:
+        return None

@@ -99,3 +99,35 @@ def test_image_text_models_are_causal() -> None:
     config = tiny_config("llava")
     config.architectures = ["LlavaForConditionalGeneration"]
     assert task_of("model", config) == "causal"
+
+
+@pytest.mark.parametrize(
+    ("config", "task"),
+    [
+        (transformers.XLMConfig(architectures=["XLMWithLMHeadModel"]), "masked"),
+        (transformers.XLMConfig(architectures=["XLMWithLMHeadModel"], causal=True), "causal"),
+        (transformers.XLMConfig(), "masked"),
+        (transformers.BertConfig(architectures=["BertLMHeadModel"]), "causal"),
+        (transformers.BertConfig(is_decoder=True), "causal"),
+        (transformers.ReformerConfig(architectures=["ReformerForMaskedLM"]), "masked"),
+        (transformers.ReformerConfig(architectures=["ReformerModelWithLMHead"]), "causal"),
+    ],
+)
+def test_a_family_that_can_be_both_is_what_its_config_says(config: Any, task: str) -> None:
+    assert task_of("model", config) == task
+
+
+@pytest.mark.filterwarnings("ignore")  # of families, which are not ours to mend
+@pytest.mark.parametrize("hash_seed", [None, 1])
+def test_a_model_that_differs_from_itself_is_reported(
+    hash_seed: int | None, tmp_path: Path, reference: Path
+) -> None:
+    config = tiny_config("reformer")
+    config.is_decoder, config.hash_seed = True, hash_seed
+    model = tiny_model(transformers.ReformerModelWithLMHead, config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(8)
+    source = load_model(saved(model, tmp_path, reference), LoadOptions())
+    codes = [notice.code for notice in source.notices]
+    assert codes == (["noisy_model"] if hash_seed is None else [])

@@ -35,11 +35,11 @@ class CausalSource(ModelSource):
         """
         captured: list[Tensor] = []
 
-        def keep(_module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            captured.append(args[0])
-            return (args[0][:, -1:], *args[1:])
+        def keep(states: Tensor) -> Tensor:
+            captured.append(states)
+            return states[:, -1:]
 
-        with self._embeddings.register_forward_pre_hook(keep):
+        with self._place.watch(keep):
             self._model(input_ids=ids, use_cache=False)
         if len(captured) != 1 or captured[0].shape[:2] != ids.shape:
             raise ValueError("the output head is not applied once to every position")
@@ -54,5 +54,6 @@ class CausalSource(ModelSource):
         other_end[:, -1] = (ids[:, -1] + 1) % int(ids.max() + 1)
         if largest_kl(whole[:, :-1], self._all_logits(other_end)[:, :-1]) > bound:
             raise SourceError(
-                f"{self.name} is not a causal model: a token changes what it predicts before it"
+                f"{self.name} is not a causal model: a token changes what it predicts before it; "
+                "if it fills in masked tokens, give --task masked"
             )

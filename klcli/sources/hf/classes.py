@@ -33,13 +33,18 @@ def task_of(spec: str, config: Any) -> Task:
             f"{spec} is an encoder-decoder model; klcli takes causal and masked language models"
         )
     names = _architectures(config)
-    if names & _classes(_CAUSAL):
+    fills_in = names & _classes((auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,))
+    if names & _classes(_CAUSAL) and not fills_in:
         return "causal"
     is_encoder = config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    fills_in = any("MaskedLM" in name for name in names)
-    if fills_in or (is_encoder and not getattr(config, "is_decoder", False)):
+    if any("MaskedLM" in name for name in names) or (is_encoder and not _looks_back(config)):
         return "masked"
     return "causal"
+
+
+def _looks_back(config: Any) -> bool:
+    """Whether a family that can be both, such as XLM, is told to see only what stands before."""
+    return any(getattr(config, name, None) is True for name in ("is_decoder", "causal"))
 
 
 def check_architecture(spec: str, config: Any, *, allow_other: bool) -> None:

@@ -50,7 +50,7 @@ def load_model(spec: str, options: LoadOptions, beside: Source | None = None) ->
 
     Raises:
         SourceError: there is no such model, it is not a language model, weights are missing, or it
-            has no fast tokenizer.
+            has no tokenizer.
     """
     device, checkpoint = choose_device(options.device), locate(spec, options)
     files = checkpoint.weight_files()
@@ -80,7 +80,7 @@ def load_model(spec: str, options: LoadOptions, beside: Source | None = None) ->
         if options.compile:
             compile_blocks(model)
         source = SOURCES[task](spec, model, vocabulary, options.revision, options.batch_tokens)
-    source.notices = (*checkpoint.not_read(), *notices)
+    source.notices = (*checkpoint.not_read(), *notices, *source.notices)
     source.base = None if base.is_spread or options.compile else base
     source.watch(files)
     # Only now, for some are unpacked as they first run.

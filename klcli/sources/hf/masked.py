@@ -36,11 +36,11 @@ class MaskedSource(ModelSource):
     def _hidden(self, ids: Tensor, places: Tensor) -> Tensor:
         captured: list[Tensor] = []
 
-        def keep(_module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            captured.append(args[0])
-            return (args[0][:, :1], *args[1:])
+        def keep(states: Tensor) -> Tensor:
+            captured.append(states)
+            return states[:, :1]
 
-        with self._body_gives(places), self._embeddings.register_forward_pre_hook(keep):
+        with self._body_gives(places), self._place.watch(keep):
             self._model(input_ids=ids)
         if len(captured) != 1 or captured[0].shape[:-1].numel() != len(places):
             raise ValueError("the output head is not applied once to every position")

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from klcli.errors import Notice, SourceError, gist, is_out_of_memory
 from klcli.sources.devices import batch_tokens_for
 from klcli.sources.head import Head
 from klcli.sources.hf.fingerprint import weights_digest
+from klcli.sources.hf.heads import Place, heads_of, place_of
 from klcli.sources.hf.limits import longest_of
 from klcli.sources.hf.memory import Memory
 from klcli.sources.hf.proof import (
     Proof,
     bound_for,
     divergence_of_head,
-    head_of,
     largest_kl,
     prove_head,
 )
@@ -31,6 +31,8 @@ from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import Window
 
 PROBE_LENGTH = 32
+NOISY = 1e-4
+"""Nats. A model that differs from itself by more when it reads the same again draws at random."""
 
 
 class ModelSource(ABC):
@@ -61,8 +63,7 @@ class ModelSource(ABC):
         self.vocabulary = vocabulary
         self._model = model
         self._memory = Memory(model)
-        self._embeddings = model.get_output_embeddings()
-        self.device = _device_of(self._embeddings, model)
+        self.device = _device_of(model)
         self.batch_tokens = batch_tokens or batch_tokens_for([self.device])
         self.longest = longest_of(model)
         self.proof = self._prove()
@@ -190,6 +191,11 @@ class ModelSource(ABC):
         logits: Tensor = self._model(input_ids=ids).logits
         return logits
 
+    @cached_property
+    def _place(self) -> Place:
+        """Where the output head begins."""
+        return place_of(self._model)
+
     @torch.inference_mode()
     def _prove(self) -> Proof:
         """Find out by a probe whether the model does its task, and whether its head stands alone.
@@ -201,10 +207,12 @@ class ModelSource(ABC):
         places = torch.arange(ids.numel(), device=ids.device)
         whole = self._all_logits(ids)
         noise = largest_kl(whole, torch.cat([self._all_logits(one[None]) for one in ids]))
+        if noise > NOISY and (moved := largest_kl(whole, self._all_logits(ids))) > NOISY:
+            self.notices = (_noisy(self.name, moved),)
         self._check_task(ids, whole, bound_for(noise))
         return prove_head(
             lambda: self._hidden(ids, places),
-            partial(head_of, self._embeddings, self._model.config),
+            lambda size, dtype: heads_of(self._place.project, self._model.config, size, dtype),
             whole,
             noise,
         )
@@ -214,7 +222,9 @@ class ModelSource(ABC):
         """The largest KL (nats) of the logits of ``head`` from the model's own, on a probe."""
         ids = self._probe()
         places = torch.arange(ids.numel(), device=ids.device)
-        found = divergence_of_head(head, self._hidden(ids, places), self._all_logits(ids))
+        found = divergence_of_head(
+            head, self._hidden(ids, places), self._all_logits(ids).flatten(0, 1)
+        )
         self._memory.restore()
         return found
 
@@ -270,9 +280,17 @@ class ModelSource(ABC):
         return torch.randint(0, top, shape, generator=generator).to(self.device)
 
 
-def _device_of(embeddings: Any, model: Any) -> torch.device:
+def _noisy(name: str, moved: float) -> Notice:
+    return Notice(
+        code="noisy_model",
+        message=f"{name} predicts otherwise when it reads the same text again (KL up to "
+        f"{moved:.2g} nats on a probe): no KL below that says anything",
+    )
+
+
+def _device_of(model: Any) -> torch.device:
     """Where logits appear: where the head runs, whose hook knows it if a model is split."""
-    hook = getattr(embeddings, "_hf_hook", None)
+    hook = getattr(model.get_output_embeddings(), "_hf_hook", None)
     return torch.device(model.device if hook is None else hook.execution_device)
 
 

@@ -1,9 +1,8 @@
 """The proof of the head: whether it makes a model's own logits apart from its model."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,9 @@ from klcli.sources.rows import HeadRows, block_rows
 EXACT_ENOUGH = 1e-7
 """Nats. A head applied apart from its model may differ from it by this, or by twice what the model
 differs from itself in another batch shape, whichever is more."""
+
+FEW_ROWS = 4
+"""Rows of the probe that choose among the heads that a config may mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,7 @@ def bound_for(noise: float) -> float:
 
 def prove_head(
     read: Callable[[], Tensor],
-    make: Callable[[int, torch.dtype], Head],
+    make: Callable[[int, torch.dtype], Iterable[Head]],
     whole: Tensor,
     noise: float,
 ) -> Proof:
@@ -53,14 +55,15 @@ def prove_head(
 
     Args:
         read: gives the hidden states of the probe (rows, d).
-        make: makes the head for hidden states of that size and logits of that dtype.
+        make: makes the heads that it may be, for hidden states of that size and logits of that
+            dtype.
         whole: the model's own logits on the probe (n, length, vocabulary).
         noise: what these differ by in another batch shape, KL in nats.
     """
     try:
         hidden = read()
-        head = make(hidden.shape[-1], whole.dtype)
-        self_kl = divergence_of_head(head, hidden, whole)
+        head = _nearest(make(hidden.shape[-1], whole.dtype), hidden, whole.flatten(0, 1))
+        self_kl = divergence_of_head(head, hidden, whole.flatten(0, 1))
     except (AttributeError, ValueError, TypeError, IndexError, RuntimeError) as error:
         head, self_kl, reason = None, math.inf, f"it cannot be run apart: {error}"
     else:
@@ -83,25 +86,21 @@ def largest_kl(p: Tensor, q: Tensor) -> float:
     return float((log_p.exp() * (log_p - log_q)).nan_to_num(0.0).sum(dim=-1).max())
 
 
+def _nearest(heads: Iterable[Head], hidden: Tensor, whole: Tensor) -> Head:
+    """The head whose logits on a few rows are nearest to the model's own, the first of equals."""
+    few = slice(0, None, 1 + len(hidden) // FEW_ROWS)
+    return min(heads, key=lambda head: divergence_of_head(head, hidden[few], whole[few]))
+
+
 def divergence_of_head(head: Head, hidden: Tensor, whole: Tensor) -> float:
-    """The largest KL (nats) of the logits of a head from ``whole``, the model's own."""
+    """The largest KL (nats) of the logits of a head from ``whole``, the model's own.
+
+    ``hidden`` is (rows, d) and ``whole`` (rows, vocabulary).
+    """
     size = block_rows(whole.shape[-1], whole.dtype.itemsize)
     rows = HeadRows(hidden, head.reusing(), size)
     blocks = [
         rows.block(start, min(start + size, len(rows))).clone()
         for start in range(0, len(rows), size)
     ]
-    return largest_kl(whole.flatten(0, 1), torch.cat(blocks))
-
-
-def head_of(embeddings: Any, config: Any, size: int, dtype: torch.dtype) -> Head:
-    """The output embeddings, and what some families do to the logits behind them."""
-    text = config.get_text_config()
-    return Head(
-        project=embeddings,
-        size=size,
-        dtype=dtype,
-        multiplier=getattr(text, "logit_scale", None),
-        divisor=getattr(text, "logits_scaling", None),
-        softcap=getattr(text, "final_logit_softcapping", None),
-    )
+    return largest_kl(whole, torch.cat(blocks))

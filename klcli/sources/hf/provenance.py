@@ -5,8 +5,9 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
-from klcli.sources.hf.checkpoint import WEIGHTS, Checkpoint
+from klcli.sources.hf.checkpoint import Checkpoint
 from klcli.sources.hf.gguf_file import GGUFFile
+from klcli.sources.hf.intact import WEIGHTS
 from klcli.sources.hf.quantization import features, quantization_of
 from klcli.sources.hf.settings import settings_of
 

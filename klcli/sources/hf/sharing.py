@@ -15,7 +15,8 @@ from klcli.storage.files import FileState
 class Base:
     """A model as it was loaded, without any adapter, and what transformers said of loading it.
 
-    ``is_spread`` says whether it lies on several devices. Bases with equal keys are the same: place, options and state of the files.
+    ``is_spread`` says whether it lies on several devices. Bases with equal keys are the same:
+    place, options and state of the files.
     """
 
     key: tuple[Any, ...]

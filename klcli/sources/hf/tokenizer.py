@@ -11,6 +11,7 @@ from klcli.sources.hf.gguf_file import gguf_file
 from klcli.sources.hf.intact import read_object
 from klcli.sources.hf.quiet import quiet_transformers
 from klcli.sources.options import LoadOptions
+from klcli.sources.slow_tokenizer import SlowTokenizer
 from klcli.text.vocabulary import Vocabulary
 
 
@@ -18,13 +19,13 @@ def vocabulary_of(tokenizer: Any, name: str) -> Vocabulary:
     """The vocabulary of a Hugging Face tokenizer.
 
     Raises:
-        SourceError: it is not a fast tokenizer, which alone knows where its tokens lie in the text.
+        SourceError: it has no tokens.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise SourceError(f"{name}: its tokenizer has no fast form (tokenizer.json); convert it")
+    if backend is None and not hasattr(tokenizer, "get_vocab"):
+        raise SourceError(f"{name}: its tokenizer ({type(tokenizer).__name__}) lists no tokens")
     return Vocabulary(
-        backend,
+        backend or SlowTokenizer.of(tokenizer),
         bos_id=tokenizer.bos_token_id,
         eos_id=tokenizer.eos_token_id,
         mask_id=tokenizer.mask_token_id,
@@ -36,7 +37,7 @@ def read_tokenizer(spec: str, checkpoint: Checkpoint) -> Vocabulary:
     """The tokenizer of a checkpoint, whose GGUF file is open if it is one.
 
     Raises:
-        SourceError: there is none, or it has no fast form.
+        SourceError: there is none.
     """
     folder = Path(checkpoint.tokenizer)
     try:

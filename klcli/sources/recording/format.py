@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from klcli.choices import RecordingKind, Task
+from klcli.sources.slow_tokenizer import read_backend
 from klcli.storage import schema, tables
 from klcli.storage.manifest import ENTRY, SPECIAL_IDS, TOKENIZER, FolderFormat, manifest_schema
 from klcli.storage.schema import SchemaError
@@ -102,4 +103,4 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         SourceError: the recording or its tokenizer is damaged.
     """
     manifest = RECORDING.read(folder)
-    return tables.read_vocabulary(folder, manifest["files"], manifest["vocabulary"])
+    return tables.read_vocabulary(folder, manifest["files"], manifest["vocabulary"], read_backend)

@@ -15,6 +15,7 @@ from klcli.sources.head import Head
 from klcli.sources.options import LoadOptions
 from klcli.sources.recording.format import HEAD, RECORDING, TENSORS, rows_in, shard_name
 from klcli.sources.rows import HeadRows, Rows, TopBlock, block_rows, spans
+from klcli.sources.slow_tokenizer import read_backend
 from klcli.sources.stored import StoredSource
 from klcli.storage.files import FileState, OpenedFile, check_file
 from klcli.storage.manifest import MANIFEST, seal
@@ -37,7 +38,9 @@ class RecordingSource(StoredSource):
         self.lists_only = self.kind == "topk"
         self.task = "masked" if manifest.get("masking") else "causal"
         self.windows, self._batch_tokens = read_windows(folder, manifest), manifest["batch_tokens"]
-        self.vocabulary = read_vocabulary(folder, manifest["files"], manifest["vocabulary"])
+        self.vocabulary = read_vocabulary(
+            folder, manifest["files"], manifest["vocabulary"], read_backend
+        )
         self.width = manifest["width"]
         self.device = torch.device(device)
         self.provenance = {
