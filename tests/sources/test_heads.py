@@ -9,8 +9,8 @@ import transformers
 
 from klcli.choices import Task
 from klcli.sources.hf.classes import class_of
-from klcli.sources.hf.loading import SOURCES
 from klcli.sources.hf.model import ModelSource
+from klcli.sources.hf.tasks import SOURCES
 from klcli.text.vocabulary import Vocabulary
 from tests.sources.families import tiny_config, tiny_model
 from tests.sources.masked_models import tiny_masked

@@ -12,7 +12,7 @@ import transformers
 
 import klcli
 from klcli.errors import SourceError
-from klcli.sources.hf.checkpoint import quiet_transformers
+from klcli.sources.hf.quiet import quiet_transformers
 from klcli.sources.hf.tokenizer import vocabulary_of
 from klcli.sources.slow_tokenizer import read_backend
 from klcli.text.vocabulary import Vocabulary
