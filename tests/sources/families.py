@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import CONFIG_MAPPING
 from transformers.integrations.heterogeneity import AmbiguousGlobalPerLayerAttributeError
 
-TOKENS = 112
+TOKENS = 116
 SIZES = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embed_dim"), 64),
     **dict.fromkeys(("text_hidden_size", "projection_dim", "out_hidden_size"), 64),
@@ -46,6 +46,7 @@ LATENT = {
 
 SECTIONS = {
     "ernie4_5_vl_moe": (3, 3, 2),
+    "hunyuan_vl": (4, 2, 2),
     "glm4v_moe": (2, 1, 1),
     **dict.fromkeys(("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl"), (4, 2, 2)),
     **dict.fromkeys(("qwen2_5_omni", "qwen2_5_vl", "qwen2_vl"), (4, 2, 2)),
@@ -62,6 +63,7 @@ GEMMA = {
     "num_hidden_layers": 4, "head_dim": 16, "global_head_dim": 16,
     "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": TOKENS,
 }  # fmt: skip
+EXPERTS = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16}
 ASSISTED = GEMMA | dict.fromkeys(("hidden_size_per_layer_input", "vocab_size_per_layer_input"), 0)
 DOTS = {
     "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
@@ -72,21 +74,25 @@ QUIRKS: dict[str, dict[str, Any]] = {
     "bamba": MAMBA,
     "blenderbot": {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
     "blt": {"encoder_hash_byte_group_vocab": 64, "cross_attn_k": 1},
+    "blt_global_transformer": {"encoder_cross_output_size": None},
     "blt_local_decoder": {"cross_attn_k": 1, "hidden_size_global": 64},
     "blt_local_encoder": {"cross_attn_k": 1, "hidden_size_global": 64},
     "chameleon": {"vocabulary_map": {"<image>": 5}},
     "codegen": {"rotary_dim": 8},
     "cohere_compass_text": FULL | {"rope_parameters": {"full_attention": ROPE}},
-    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2}},
-    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"] * 2},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2, "clip_qkv": 8.0}},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"] * 2, "num_experts_per_tok": 2},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "deepseek_v4": {"q_lora_rank": 16, "o_lora_rank": 16, "index_n_heads": 2, "index_head_dim": 16},
-    "diffusion_gemma": {"text_config": GEMMA},
+    "diffusion_gemma": {"text_config": GEMMA | EXPERTS},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
-    "dots3_note": {"text_config": DOTS},
+    "dots3_note": {
+        "text_config": DOTS,
+        "vision_config": {"num_hidden_layers": 4, "mlp_layer_types": ["dense"] * 4},
+    },
     "dots3_note_text": DOTS,
     "esm": {"vocab_size": TOKENS, "pad_token_id": 1, "mask_token_id": 2},
-    "esmc": {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 16},
+    "esmc": {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4},
     "falcon_h1": MAMBA | {"mamba_d_ssm": 128, "lm_head_multiplier": 0.5},
     "gemma3n_text": FULL | {
         "num_kv_shared_layers": 0, "intermediate_size": [64] * 4, "laurel_rank": 8,
@@ -100,7 +106,7 @@ QUIRKS: dict[str, dict[str, Any]] = {
     "gemma4_unified_assistant": {"text_config": ASSISTED},
     "gemma4_unified_text": GEMMA,
     "gptj": {"rotary_dim": 8},
-    "granite4_vision": {"deepstack_layer_map": [(1, 1)]},
+    "granite4_vision": {"deepstack_layer_map": [(1, 1)], "downsample_rate": "1/2"},
     "granitemoehybrid": MAMBA,
     "helium": HEADS,
     "hunyuan_v1_dense": HEADS,
@@ -144,7 +150,8 @@ QUIRKS: dict[str, dict[str, Any]] = {
     "whisper": BART,
     "xlstm": {"embedding_dim": 64},
     "xmod": {"default_language": "en_XX"},
-    "zamba": {"n_mamba_heads": 2, "layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zamba": {"n_mamba_heads": 2, "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 128, "attention_head_dim": 32},
     "zamba2": {"mamba_headdim": 16, "n_mamba_heads": 8, "attention_head_dim": 32},
 }  # fmt: skip
 """What a family needs beside that, by its own names."""
@@ -185,7 +192,7 @@ def _shrink(config: Any) -> Any:
     if isinstance(rope, dict) and (section or rope.get("mrope_section")):
         rope["mrope_section"] = list(section or (4, 2, 2))
     for name in list(vars(config)):
-        if isinstance(inner := getattr(config, name), transformers.PreTrainedConfig):
+        if isinstance(inner := _of_all_layers(config, name), transformers.PreTrainedConfig):
             _shrink(inner)
     for name, value in QUIRKS.get(config.model_type, {}).items():
         inner = getattr(config, name, None)
