@@ -24,6 +24,9 @@ SIZES = {
     "vocab_size": TOKENS,
     "max_position_embeddings": 128,
     "n_positions": 128,
+    **dict.fromkeys(("encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "encoder_hidden_size"), 64),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
     **dict.fromkeys(("n_group", "topk_group", "num_expert_group"), 1),
     **dict.fromkeys(("linear_num_heads", "linear_num_value_heads"), 4),
     **dict.fromkeys(("linear_head_dim", "linear_key_head_dim", "linear_value_head_dim"), 16),
@@ -55,7 +58,6 @@ SECTIONS = {
 
 
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_chunk_size": 16}
-BART = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
 HEADS = {"head_dim": 16}
 FULL = {"layer_types": ["full_attention"] * 4}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -68,11 +70,29 @@ ASSISTED = GEMMA | dict.fromkeys(("hidden_size_per_layer_input", "vocab_size_per
 DOTS = {
     "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
     "use_sliding_window": False, "use_dsa": False,
+    "rope_parameters": {"full_attention": ROPE | {"partial_rotary_factor": 1.0}},
 }  # fmt: skip
 QUIRKS: dict[str, dict[str, Any]] = {
-    "apertus1p5_vision_tokenizer": {"base_channels": 32, "latent_channels": 32},
+    "dory": {"n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1},
+    "florence_vision": {"embed_dim": (16, 16, 32, 64), "depths": (1, 1, 1, 1)},
+    "glm5_next_text": {"qk_rope_head_dim": 0},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]],
+                "attention_layers": ["global", "local"] * 2},
+    "hy_v4_vl_text": {"rope_parameters": ROPE | {"mrope_section": [2, 1, 1]}},
+    "inkling2_loop_text": {"unpadded_vocab_size": TOKENS},
+    "inkling2_text": {"unpadded_vocab_size": TOKENS},
+    "laguna": {"num_attention_heads_per_layer": [4] * 4},
+    "longformer": {"attention_window": [16] * 4},
+    "mistral_large4_text": {"kv_source_layers": [0, 1, 2, 3], "no_rope_layers": [1, 1, 1, 0]},
+    "molmo2_adapter": {"vision_feature_layer": [1, 0]},
+    "molmo2_text": {"rope_scaling_layers": [0, 1, 2, 3]},
+    "radio": {"patch_dim": 192, "video_patch_dim": 384},
+    "wavtokenizer_encoder": {"codebook_size": 32, "codebook_dim": 64},
+    "apertus1p5": {"image_token_offset": 20, "audio_token_offset": 52},
+    "apertus1p5_vision_tokenizer": {
+        "base_channels": 32, "latent_channels": 32, "codebook_size": 32,
+    },
     "bamba": MAMBA,
-    "blenderbot": {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
     "blt": {"encoder_hash_byte_group_vocab": 64, "cross_attn_k": 1},
     "blt_global_transformer": {"encoder_cross_output_size": None},
     "blt_local_decoder": {"cross_attn_k": 1, "hidden_size_global": 64},
@@ -135,7 +155,6 @@ QUIRKS: dict[str, dict[str, Any]] = {
         "num_self_attention_heads": 4, "num_cross_attention_heads": 4, "qk_channels": 64,
         "v_channels": 64,
     },
-    "plbart": BART,
     "qwen4_exp_text": {
         "ngram_vocab_size_base": 100, "indexer_n_heads": 2, "indexer_kv_heads": 1,
         "indexer_head_dim": 16, "indexer_budget": 16, "indexer_compress_ratio": 4,
@@ -147,7 +166,6 @@ QUIRKS: dict[str, dict[str, Any]] = {
     },
     "squeezebert": {"embedding_size": 64},
     "step3p5": {"sliding_window": 16, "num_sliding_attention_heads": 4},
-    "whisper": BART,
     "xlstm": {"embedding_dim": 64},
     "xmod": {"default_language": "en_XX"},
     "zamba": {"n_mamba_heads": 2, "layers_block_type": ["linear_attention", "hybrid"] * 2,
