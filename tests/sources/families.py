@@ -107,9 +107,15 @@ QUIRKS: dict[str, dict[str, Any]] = {
     "diffusion_gemma": {"text_config": GEMMA | EXPERTS},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "dots3_note": {
-        "text_config": DOTS,
-        "vision_config": {"num_hidden_layers": 4, "mlp_layer_types": ["dense"] * 4},
+        "text_config": DOTS | {"hidden_size": 64},
+        "audio_config": {"adapter_out_dim": 64},
+        "vision_config": {
+            "num_hidden_layers": 4, "mlp_layer_types": ["dense"] * 4, "adapter_in_dim": 64,
+            "adapter_out_dim": 64,
+            "hidden_size": 64, "num_attention_heads": 4,
+        },
     },
+    "dots3_note_audio_encoder": {"adapter_input_size": 64, "adapter_out_dim": 64},
     "dots3_note_text": DOTS,
     "esm": {"vocab_size": TOKENS, "pad_token_id": 1, "mask_token_id": 2},
     "esmc": {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4},
@@ -166,10 +172,12 @@ QUIRKS: dict[str, dict[str, Any]] = {
     },
     "squeezebert": {"embedding_size": 64},
     "step3p5": {"sliding_window": 16, "num_sliding_attention_heads": 4},
+    "xlnet": {"d_head": 16},
     "xlstm": {"embedding_dim": 64},
     "xmod": {"default_language": "en_XX"},
     "zamba": {"n_mamba_heads": 2, "layers_block_type": ["linear_attention", "hybrid"] * 2,
         "attention_hidden_size": 128, "attention_head_dim": 32},
+    "zaya": {"num_experts_per_tok": 1},
     "zamba2": {"mamba_headdim": 16, "n_mamba_heads": 8, "attention_head_dim": 32},
 }  # fmt: skip
 """What a family needs beside that, by its own names."""
