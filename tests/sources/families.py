@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import CONFIG_MAPPING
 from transformers.integrations.heterogeneity import AmbiguousGlobalPerLayerAttributeError
 
-TOKENS = 112
+TOKENS = 116
 SIZES = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embed_dim"), 64),
     **dict.fromkeys(("text_hidden_size", "projection_dim", "out_hidden_size"), 64),
@@ -24,6 +24,9 @@ SIZES = {
     "vocab_size": TOKENS,
     "max_position_embeddings": 128,
     "n_positions": 128,
+    **dict.fromkeys(("encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "encoder_hidden_size"), 64),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
     **dict.fromkeys(("n_group", "topk_group", "num_expert_group"), 1),
     **dict.fromkeys(("linear_num_heads", "linear_num_value_heads"), 4),
     **dict.fromkeys(("linear_head_dim", "linear_key_head_dim", "linear_value_head_dim"), 16),
@@ -46,6 +49,7 @@ LATENT = {
 
 SECTIONS = {
     "ernie4_5_vl_moe": (3, 3, 2),
+    "hunyuan_vl": (4, 2, 2),
     "glm4v_moe": (2, 1, 1),
     **dict.fromkeys(("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl"), (4, 2, 2)),
     **dict.fromkeys(("qwen2_5_omni", "qwen2_5_vl", "qwen2_vl"), (4, 2, 2)),
@@ -54,7 +58,6 @@ SECTIONS = {
 
 
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_chunk_size": 16}
-BART = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
 HEADS = {"head_dim": 16}
 FULL = {"layer_types": ["full_attention"] * 4}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -62,31 +65,60 @@ GEMMA = {
     "num_hidden_layers": 4, "head_dim": 16, "global_head_dim": 16,
     "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": TOKENS,
 }  # fmt: skip
+EXPERTS = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16}
 ASSISTED = GEMMA | dict.fromkeys(("hidden_size_per_layer_input", "vocab_size_per_layer_input"), 0)
 DOTS = {
     "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
     "use_sliding_window": False, "use_dsa": False,
+    "rope_parameters": {"full_attention": ROPE | {"partial_rotary_factor": 1.0}},
 }  # fmt: skip
 QUIRKS: dict[str, dict[str, Any]] = {
-    "apertus1p5_vision_tokenizer": {"base_channels": 32, "latent_channels": 32},
+    "dory": {"n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1},
+    "florence_vision": {"embed_dim": (16, 16, 32, 64), "depths": (1, 1, 1, 1)},
+    "glm5_next_text": {"qk_rope_head_dim": 0},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]],
+                "attention_layers": ["global", "local"] * 2},
+    "hy_v4_vl_text": {"rope_parameters": ROPE | {"mrope_section": [2, 1, 1]}},
+    "inkling2_loop_text": {"unpadded_vocab_size": TOKENS},
+    "inkling2_text": {"unpadded_vocab_size": TOKENS},
+    "laguna": {"num_attention_heads_per_layer": [4] * 4},
+    "longformer": {"attention_window": [16] * 4},
+    "mistral_large4_text": {"kv_source_layers": [0, 1, 2, 3], "no_rope_layers": [1, 1, 1, 0]},
+    "molmo2_adapter": {"vision_feature_layer": [1, 0]},
+    "molmo2_text": {"rope_scaling_layers": [0, 1, 2, 3]},
+    "radio": {"patch_dim": 192, "video_patch_dim": 384},
+    "wavtokenizer_encoder": {"codebook_size": 32, "codebook_dim": 64},
+    "apertus1p5": {"image_token_offset": 20, "audio_token_offset": 52},
+    "apertus1p5_vision_tokenizer": {
+        "base_channels": 32, "latent_channels": 32, "codebook_size": 32,
+    },
     "bamba": MAMBA,
-    "blenderbot": {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
     "blt": {"encoder_hash_byte_group_vocab": 64, "cross_attn_k": 1},
+    "blt_global_transformer": {"encoder_cross_output_size": None},
     "blt_local_decoder": {"cross_attn_k": 1, "hidden_size_global": 64},
     "blt_local_encoder": {"cross_attn_k": 1, "hidden_size_global": 64},
     "chameleon": {"vocabulary_map": {"<image>": 5}},
     "codegen": {"rotary_dim": 8},
     "cohere_compass_text": FULL | {"rope_parameters": {"full_attention": ROPE}},
-    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2}},
-    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"] * 2},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2, "clip_qkv": 8.0}},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"] * 2, "num_experts_per_tok": 2},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "deepseek_v4": {"q_lora_rank": 16, "o_lora_rank": 16, "index_n_heads": 2, "index_head_dim": 16},
-    "diffusion_gemma": {"text_config": GEMMA},
+    "diffusion_gemma": {"text_config": GEMMA | EXPERTS},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
-    "dots3_note": {"text_config": DOTS},
+    "dots3_note": {
+        "text_config": DOTS | {"hidden_size": 64},
+        "audio_config": {"adapter_out_dim": 64},
+        "vision_config": {
+            "num_hidden_layers": 4, "mlp_layer_types": ["dense"] * 4, "adapter_in_dim": 64,
+            "adapter_out_dim": 64,
+            "hidden_size": 64, "num_attention_heads": 4,
+        },
+    },
+    "dots3_note_audio_encoder": {"adapter_input_size": 64, "adapter_out_dim": 64},
     "dots3_note_text": DOTS,
     "esm": {"vocab_size": TOKENS, "pad_token_id": 1, "mask_token_id": 2},
-    "esmc": {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 16},
+    "esmc": {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4},
     "falcon_h1": MAMBA | {"mamba_d_ssm": 128, "lm_head_multiplier": 0.5},
     "gemma3n_text": FULL | {
         "num_kv_shared_layers": 0, "intermediate_size": [64] * 4, "laurel_rank": 8,
@@ -100,7 +132,7 @@ QUIRKS: dict[str, dict[str, Any]] = {
     "gemma4_unified_assistant": {"text_config": ASSISTED},
     "gemma4_unified_text": GEMMA,
     "gptj": {"rotary_dim": 8},
-    "granite4_vision": {"deepstack_layer_map": [(1, 1)]},
+    "granite4_vision": {"deepstack_layer_map": [(1, 1)], "downsample_rate": "1/2"},
     "granitemoehybrid": MAMBA,
     "helium": HEADS,
     "hunyuan_v1_dense": HEADS,
@@ -129,7 +161,6 @@ QUIRKS: dict[str, dict[str, Any]] = {
         "num_self_attention_heads": 4, "num_cross_attention_heads": 4, "qk_channels": 64,
         "v_channels": 64,
     },
-    "plbart": BART,
     "qwen4_exp_text": {
         "ngram_vocab_size_base": 100, "indexer_n_heads": 2, "indexer_kv_heads": 1,
         "indexer_head_dim": 16, "indexer_budget": 16, "indexer_compress_ratio": 4,
@@ -141,10 +172,12 @@ QUIRKS: dict[str, dict[str, Any]] = {
     },
     "squeezebert": {"embedding_size": 64},
     "step3p5": {"sliding_window": 16, "num_sliding_attention_heads": 4},
-    "whisper": BART,
+    "xlnet": {"d_head": 16},
     "xlstm": {"embedding_dim": 64},
     "xmod": {"default_language": "en_XX"},
-    "zamba": {"n_mamba_heads": 2, "layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zamba": {"n_mamba_heads": 2, "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 128, "attention_head_dim": 32},
+    "zaya": {"num_experts_per_tok": 1},
     "zamba2": {"mamba_headdim": 16, "n_mamba_heads": 8, "attention_head_dim": 32},
 }  # fmt: skip
 """What a family needs beside that, by its own names."""
@@ -185,7 +218,7 @@ def _shrink(config: Any) -> Any:
     if isinstance(rope, dict) and (section or rope.get("mrope_section")):
         rope["mrope_section"] = list(section or (4, 2, 2))
     for name in list(vars(config)):
-        if isinstance(inner := getattr(config, name), transformers.PreTrainedConfig):
+        if isinstance(inner := _of_all_layers(config, name), transformers.PreTrainedConfig):
             _shrink(inner)
     for name, value in QUIRKS.get(config.model_type, {}).items():
         inner = getattr(config, name, None)
