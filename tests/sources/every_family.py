@@ -14,8 +14,8 @@ from transformers.models.auto import modeling_auto as auto
 
 import klcli
 from klcli.choices import Task
-from klcli.sources.hf.checkpoint import quiet_transformers
 from klcli.sources.hf.classes import class_of
+from klcli.sources.hf.quiet import quiet_transformers
 from tests.sources.families import tiny_config, tiny_model
 
 TEXT = "Look, the small children sing. No, a dog sleeps near the house."
