@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from klcli.api import compare, merge, perplexity, record, report
+    from klcli.api import compare, layers, merge, perplexity, record, report
     from klcli.errors import KlcliError
     from klcli.judge.report import Report
 
@@ -24,6 +24,7 @@ __all__ = [
     "Report",
     "__version__",
     "compare",
+    "layers",
     "merge",
     "perplexity",
     "record",
@@ -33,6 +34,7 @@ __all__ = [
 _HOMES = {
     "compare": "klcli.api",
     "perplexity": "klcli.api",
+    "layers": "klcli.api",
     "record": "klcli.api",
     "report": "klcli.api",
     "merge": "klcli.api",
