@@ -10,7 +10,6 @@ from klcli.judge.layers import Layers, conclude_layers
 from klcli.measure.layers import measure_layers
 from klcli.request import Measurement
 from klcli.sources.conditions import conditions_of
-from klcli.sources.devices import batch_tokens_for
 from klcli.sources.hf.loading import load_model
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.kinds import kind_of
@@ -37,12 +36,11 @@ def compare_layers(request: Measurement) -> Layers:
     reference, candidate = _opened(request)
     request.hooks.begin("reading the text")
     whole, alignment = _aligned((reference, candidate), corpora, request.scope)
-    given = request.batch_tokens
     measured = measure_layers(
         alignment.table,
         reference,
         candidate,
-        batch_tokens=given or min(BATCH_TOKENS, batch_tokens_for((reference.device,))),
+        batch_tokens=request.batch_tokens or BATCH_TOKENS,
         progress=request.hooks.progress,
     )
     return conclude_layers(

@@ -1,7 +1,7 @@
 """The commands: each calls one public function and shows what comes back."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -139,7 +139,7 @@ def layers(
     from klcli.render.files import check_outputs
     from klcli.render.layers import write_layers
 
-    check_outputs(outputs, (reference, candidate, *corpus, *_read(options)), LAYERS_ENDINGS)
+    check_outputs(outputs, (reference, candidate, *corpus, *_places(**options)), LAYERS_ENDINGS)
     with progress_hooks(quiet) as hooks:
         found = run(reference, candidate, corpus, **(options | hooks))
     write_layers(found, outputs)
@@ -256,7 +256,7 @@ def inspect(path: str, format_: str) -> int:
     return ExitCode.DONE
 
 
-def _read(options: Mapping[str, Any]) -> list[str]:
+def _places(**options: Any) -> list[str]:
     """The paths among the options of a command."""
     return [path for name, path in options.items() if name in PLACES and path is not None]
 
@@ -276,7 +276,7 @@ def _run(
     from klcli.render.files import check_outputs, write_outputs
     from klcli.render.view import View
 
-    check_outputs(outputs, (*inputs, *_read(options)))
+    check_outputs(outputs, (*inputs, *_places(**options)))
     with progress_hooks(quiet or not torchrun.is_first_rank()) as hooks:
         report = job(**options, **hooks)
     if not torchrun.is_first_rank():

@@ -6,7 +6,7 @@ Version 1 of the JSON shape: first release.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -14,8 +14,10 @@ from klcli.align.alignment import Alignment
 from klcli.errors import Notice
 from klcli.judge.report import to_plain
 from klcli.judge.shown_outliers import read
-from klcli.measure.layers import LayerSums, MeasuredLayers
 from klcli.sources.conditions import Conditions
+
+if TYPE_CHECKING:
+    from klcli.measure.layers import LayerSums, MeasuredLayers
 
 FORMAT = "klcli.layers"
 FORMAT_VERSION = 1
@@ -56,8 +58,8 @@ class Layer:
             sum of squares over all scored tokens.
         cosine: the mean over the scored tokens of the cosine of both states.
         noise: the error of the reference from itself, read in another batch shape.
-        limit: the error that noise and rounding may make.
-        is_apart: whether the error is above the limit.
+        allowed: the error that noise and rounding may make.
+        is_apart: whether the error is above that, or the candidate alone gives NaN or infinity.
         largest: the token with the largest relative error; None where no token is known.
         not_finite: tokens that are left out, because a model gave NaN or infinity.
     """
@@ -67,7 +69,7 @@ class Layer:
     error: float
     cosine: float
     noise: float
-    limit: float
+    allowed: float
     is_apart: bool
     largest: Place | None
     not_finite: int
@@ -86,7 +88,7 @@ class Rise:
 class Layers:
     """The result of a comparison layer by layer.
 
-    ``first_apart`` is the first layer whose error is above its limit, None where there is none, and
+    ``first_apart`` is the first layer that is apart, None where there is none, and
     ``rise`` where the error rises most, None where nothing is apart. ``counts`` says how much of
     the text was read, and ``corpora`` are the names of the texts.
     """
@@ -120,7 +122,7 @@ class Layers:
 
 
 def conclude_layers(
-    measured: MeasuredLayers,
+    measured: "MeasuredLayers",
     names: Sequence[str],
     alignment: Alignment,
     conditions: Conditions,
@@ -157,28 +159,28 @@ def conclude_layers(
 
 def _layer(
     name: str,
-    sums: LayerSums,
-    noise: LayerSums,
+    sums: "LayerSums",
+    noise: "LayerSums",
     module: str | None,
     alignment: Alignment,
     least: float,
 ) -> Layer:
     """A layer; what rounding makes in each adds up like the steps of a random walk: ``least``."""
-    limit = max(NOISE_FACTOR * noise.error, least)
+    allowed = max(NOISE_FACTOR * noise.error, least)
     return Layer(
         layer=name,
         module=module,
         error=sums.error,
         cosine=sums.cosine,
         noise=noise.error,
-        limit=limit,
-        is_apart=sums.error > limit or sums.not_finite > noise.not_finite,
+        allowed=allowed,
+        is_apart=sums.error > allowed or sums.not_finite > noise.not_finite,
         largest=_place(sums, alignment),
         not_finite=sums.not_finite,
     )
 
 
-def _place(sums: LayerSums, alignment: Alignment) -> Place | None:
+def _place(sums: "LayerSums", alignment: Alignment) -> Place | None:
     if sums.largest_at is None:
         return None
     table = alignment.table

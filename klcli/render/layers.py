@@ -18,7 +18,7 @@ from klcli.render.terminal import print_compact, print_hanging, print_heading
 from klcli.render.text import keep_start, visible
 
 TITLE = "Layers of the candidate against those of the reference"
-HEAD = ("layer", "apart", "error", "limit", "noise", "cosine", "largest", "at token")
+HEAD = ("layer", "apart", "error", "allowed", "noise", "cosine", "largest", "at token")
 _TOKEN = 14
 """Cells for a token."""
 
@@ -73,8 +73,8 @@ def sentences(layers: Layers) -> list[str]:
     first = next((layer for layer in layers.layers if layer.is_apart), None)
     if first is None:
         return ["The models part nowhere: no error is above what noise and rounding may make."]
-    if first.error > first.limit:
-        why = f"its error, {number(first.error)}, is above {number(first.limit)}"
+    if first.error > first.allowed:
+        why = f"its error, {number(first.error)}, is above {number(first.allowed)}"
     else:
         why = f"the candidate is not finite at {count(first.not_finite, 'token')}"
     said = [f"The models part at {_long_name(first)}: {why}."]
@@ -103,7 +103,7 @@ def _facts(layers: Layers) -> list[Fact]:
         Fact("corpus", names, ""),
         Fact("windows", "", windows_of(layers.protocol)),
         Fact("read", "", f"{count(counts['tokens'], 'token')}{of_all}"),
-        Fact("limit", "", f"{NOISE_FACTOR} × noise, and what rounding may make"),
+        Fact("allowed", "", f"{NOISE_FACTOR} × noise, and what rounding may make"),
     ]
 
 
@@ -113,7 +113,7 @@ def _table(layers: Layers) -> Table:
 
 def _row(layer: Layer, first: str | None) -> list[str]:
     apart = "first" if layer.layer == first else "yes" if layer.is_apart else "no"
-    errors = [number(x) for x in (layer.error, layer.limit, layer.noise)]
+    errors = [number(x) for x in (layer.error, layer.allowed, layer.noise)]
     where = layer.largest
     return [
         layer.layer,

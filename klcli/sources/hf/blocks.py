@@ -97,13 +97,13 @@ class Taps:
         return [part.to(dtype) for part, (_, dtype) in zip(parts, self._parts, strict=True)]
 
     def _at(self, state: object, *, shape: torch.Size, places: Tensor) -> Tensor:
-        """The rows of a state (n, length, d) that are asked for."""
-        if not isinstance(state, Tensor) or state.ndim != 3 or state.shape[:2] != shape:
+        """The rows of a state that are asked for: it is (n, length, d), or has several streams."""
+        if not isinstance(state, Tensor) or state.ndim < 3 or state.shape[:2] != shape:
             raise SourceError(
                 f"a block of {self._name} ({type(self._blocks[0]).__name__}) does not have one "
                 "state for every token: its layers cannot be compared"
             )
-        return state.flatten(0, 1)[places.to(state.device)]
+        return state.flatten(0, 1)[places.to(state.device)].flatten(1)
 
 
 Take = Callable[[object], Tensor]
