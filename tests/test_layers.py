@@ -117,7 +117,7 @@ def test_the_error_rises_most_where_most_was_changed(
     assert found.first_apart == "block 0"
     assert found.rise is not None
     assert found.rise.layer == "block 2"
-    assert found.rise.after == by_name(found)["block 2"].error
+    assert found.rise.after == by_name(found)["block 2"].token_error
 
 
 # The numbers
@@ -157,6 +157,7 @@ def test_the_numbers_are_those_of_an_independent_computation(
         assert one.error == pytest.approx(
             np.linalg.norm(q - p) / np.linalg.norm(p), rel=1e-4, abs=1e-6
         )
+        assert one.token_error == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-4, abs=1e-6)
         assert one.cosine == pytest.approx(cosines.mean(), rel=1e-6)
         assert one.largest is not None
         assert one.largest.error == pytest.approx(errors.max(), rel=1e-4, abs=1e-6)

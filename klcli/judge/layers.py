@@ -56,10 +56,12 @@ class Layer:
         module: what the reference calls the block; None of the others.
         error: the norm of candidate - reference over the norm of the reference, each the root of a
             sum of squares over all scored tokens.
+        token_error: the root of the mean over the scored tokens of the square of the same ratio at
+            one token. A few tokens of very large states do not outweigh the others in it.
         cosine: the mean over the scored tokens of the cosine of both states.
-        noise: the error of the reference from itself, read in another batch shape.
+        noise: the larger error of the reference from itself, read in another batch shape.
         allowed: the error that noise and rounding may make.
-        is_apart: whether the error is above that, or the candidate alone gives NaN or infinity.
+        is_apart: whether either error is above that, or the candidate alone gives NaN or infinity.
         largest: the token with the largest relative error; None where no token is known.
         not_finite: tokens that are left out, because a model gave NaN or infinity.
     """
@@ -67,6 +69,7 @@ class Layer:
     layer: str
     module: str | None
     error: float
+    token_error: float
     cosine: float
     noise: float
     allowed: float
@@ -77,7 +80,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rise:
-    """Where the error rises most from one layer to the next."""
+    """Where the error of tokens rises most from one layer to the next."""
 
     layer: str
     before: float
@@ -88,9 +91,9 @@ class Rise:
 class Layers:
     """The result of a comparison layer by layer.
 
-    ``first_apart`` is the first layer that is apart, None where there is none, and
-    ``rise`` where the error rises most, None where nothing is apart. ``counts`` says how much of
-    the text was read, and ``corpora`` are the names of the texts.
+    ``first_apart`` is the first layer that is apart, None where there is none, and ``rise`` where
+    the error of tokens rises most, None where nothing is apart. ``counts`` says how much of the
+    text was read, and ``corpora`` are the names of the texts.
     """
 
     models: Mapping[str, Mapping[str, Any]]
@@ -166,15 +169,17 @@ def _layer(
     least: float,
 ) -> Layer:
     """A layer; what rounding makes in each adds up like the steps of a random walk: ``least``."""
-    allowed = max(NOISE_FACTOR * noise.error, least)
+    own = max(noise.error, noise.token_error)
+    allowed = max(NOISE_FACTOR * own, least)
     return Layer(
         layer=name,
         module=module,
         error=sums.error,
+        token_error=sums.token_error,
         cosine=sums.cosine,
-        noise=noise.error,
+        noise=own,
         allowed=allowed,
-        is_apart=sums.error > allowed or sums.not_finite > noise.not_finite,
+        is_apart=max(sums.error, sums.token_error) > allowed or sums.not_finite > noise.not_finite,
         largest=_place(sums, alignment),
         not_finite=sums.not_finite,
     )
@@ -201,7 +206,7 @@ def _place(sums: "LayerSums", alignment: Alignment) -> Place | None:
 
 def _steepest(layers: Sequence[Layer]) -> Rise | None:
     """Where the error of states rises most; that of logits is of another kind."""
-    errors = [(one.layer, one.error) for one in layers if one.layer != "logits"]
+    errors = [(one.layer, one.token_error) for one in layers if one.layer != "logits"]
     before = [0.0, *(error for _, error in errors)]
     rises = [
         Rise(layer=layer, before=first, after=error)

@@ -22,14 +22,16 @@ class LayerSums:
     """What is known of one layer so far, in float64.
 
     ``apart`` and ``size`` are the sums of the squares of candidate - reference and of the
-    reference, ``cosines`` the sum of the cosines of single positions. ``largest`` is the largest
-    relative error of one position, which is scored token number ``largest_at``. ``not_finite``
-    positions, where a model has NaN or infinity and the other has something else, are left out.
+    reference, ``ratios`` the sum over positions of the first over the second, and ``cosines`` that
+    of the cosines. ``largest`` is the largest relative error of one position, which is scored token
+    number ``largest_at``. ``not_finite`` positions, where a model has NaN or infinity and the other
+    has something else, are left out.
     """
 
     tokens: int = 0
     apart: float = 0.0
     size: float = 0.0
+    ratios: float = 0.0
     cosines: float = 0.0
     largest: float = -1.0
     largest_at: int | None = None
@@ -40,11 +42,13 @@ class LayerSums:
         p, q = _in_float64(reference, candidate)
         apart, size, cosine = _differences(p, q)
         known = apart.isfinite() & size.isfinite()
-        error = (apart / size).sqrt().where(apart > 0, 0.0).where(known, -1.0)
+        ratio = (apart / size).where(apart > 0, 0.0)
+        error = ratio.sqrt().where(known, -1.0)
         self.tokens += int(known.sum())
         self.not_finite += int((~known).sum())
         self.apart += float(apart[known].sum())
         self.size += float(size[known].sum())
+        self.ratios += float(ratio[known].sum())
         self.cosines += float(cosine[known].sum())
         row = int(error.argmax())
         if float(error[row]) > self.largest:
@@ -58,6 +62,11 @@ class LayerSums:
         if self.size == 0:
             return 0.0 if self.apart == 0 else math.inf
         return math.sqrt(self.apart / self.size)
+
+    @property
+    def token_error(self) -> float:
+        """The root of the mean square of the relative errors of single positions."""
+        return math.sqrt(self.ratios / self.tokens) if self.tokens else math.nan
 
     @property
     def cosine(self) -> float:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from klcli.choices import LAYERS_ENDINGS, LayersFormat
-from klcli.judge.layers import NOISE_FACTOR, Layer, Layers
+from klcli.judge.layers import NOISE_FACTOR, Layer, Layers, Place
 from klcli.render.data import format_of
 from klcli.render.files import write_files
 from klcli.render.markdown import escape, fact_line, table_of
@@ -18,7 +18,9 @@ from klcli.render.terminal import print_compact, print_hanging, print_heading
 from klcli.render.text import keep_start, visible
 
 TITLE = "Layers of the candidate against those of the reference"
-HEAD = ("layer", "apart", "error", "allowed", "noise", "cosine", "largest", "at token")
+HEAD = (
+    "layer", "apart", "error", "per token", "allowed", "noise", "cosine", "largest", "at token"
+)  # fmt: skip
 _TOKEN = 14
 """Cells for a token."""
 
@@ -73,15 +75,22 @@ def sentences(layers: Layers) -> list[str]:
     first = next((layer for layer in layers.layers if layer.is_apart), None)
     if first is None:
         return ["The models part nowhere: no error is above what noise and rounding may make."]
-    if first.error > first.allowed:
-        why = f"its error, {number(first.error)}, is above {number(first.allowed)}"
+    if (error := max(first.error, first.token_error)) > first.allowed:
+        why = f"its error, {number(error)}, is above {number(first.allowed)}{_most(first.largest)}"
     else:
         why = f"the candidate is not finite at {count(first.not_finite, 'token')}"
     said = [f"The models part at {_long_name(first)}: {why}."]
     if (rise := layers.rise) is not None:
         before, after = number(rise.before), number(rise.after)
-        said.append(f"The error rises most in {rise.layer}, from {before} to {after}.")
+        said.append(f"The error per token rises most in {rise.layer}, from {before} to {after}.")
     return said
+
+
+def _most(place: Place | None) -> str:
+    if place is None:
+        return ""
+    document = visible(place.document, keep_spaces=True)
+    return f", most at {visible(place.token)}, token {place.position:,} of {document}"
 
 
 def _long_name(layer: Layer) -> str:
@@ -113,7 +122,7 @@ def _table(layers: Layers) -> Table:
 
 def _row(layer: Layer, first: str | None) -> list[str]:
     apart = "first" if layer.layer == first else "yes" if layer.is_apart else "no"
-    errors = [number(x) for x in (layer.error, layer.allowed, layer.noise)]
+    errors = [number(x) for x in (layer.error, layer.token_error, layer.allowed, layer.noise)]
     where = layer.largest
     return [
         layer.layer,

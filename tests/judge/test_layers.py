@@ -15,7 +15,15 @@ from klcli.text.windows import TokenizedDocument, Window, WindowTable
 
 
 def sums(error: float) -> LayerSums:
-    return LayerSums(tokens=4, apart=error**2, size=1.0, cosines=4.0, largest=error, largest_at=3)
+    return LayerSums(
+        tokens=4,
+        apart=error**2,
+        size=1.0,
+        ratios=4 * error**2,
+        cosines=4.0,
+        largest=error,
+        largest_at=3,
+    )
 
 
 def judged(errors: list[float], noise: list[float], *dtypes: str) -> list[Layer]:
@@ -85,9 +93,15 @@ def test_the_relative_error_is_over_all_positions() -> None:
     assert (found.largest, found.largest_at) == (1.0, 11)
 
 
+def test_one_token_of_large_states_hides_the_others_in_one_error_only() -> None:
+    found = of([[1000.0, 0.0], [0.0, 1.0]], [[1000.0, 0.0], [0.0, 1.5]])
+    assert found.error == pytest.approx(0.5 / 1000, rel=1e-5)
+    assert found.token_error == pytest.approx(0.5 / math.sqrt(2))
+
+
 def test_states_of_nothing_are_alike() -> None:
     found = of([[0.0, 0.0]], [[0.0, 0.0]])
-    assert (found.error, found.cosine, found.largest) == (0.0, 1.0, 0.0)
+    assert (found.error, found.token_error, found.cosine, found.largest) == (0.0, 0.0, 1.0, 0.0)
     assert of([[0.0, 0.0]], [[0.0, 2.0]]).error == math.inf
 
 

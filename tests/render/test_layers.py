@@ -21,6 +21,7 @@ def layer(name: str, error: float, token: str = " cat", *, allowed: float = 1e-5
         layer=name,
         module=f"model.layers.{number[0]}" if number else None,
         error=error,
+        token_error=error / 2,
         cosine=1 - error / 10,
         noise=1e-7,
         allowed=allowed,
@@ -105,7 +106,7 @@ def test_hostile_text_is_shown_and_does_nothing(text: str) -> None:
     assert as_text(found, "json").isascii()
     page = as_text(found, "markdown")
     row = next(line for line in page.splitlines() if "| block 1" in line)
-    assert len(re.findall(r"(?<!\\)\|", row)) == 9
+    assert len(re.findall(r"(?<!\\)\|", row)) == 10
     assert {part.type for part in inline_parts(page)} <= {
         "text",
         "text_special",
