@@ -16,11 +16,9 @@ from klcli import layers, record
 from klcli.errors import MismatchError, SourceError, UsageError
 from klcli.judge.layers import Layer, Layers
 from klcli.layerwise import DEFAULT_TOKENS
-from klcli.sources.hf.blocks import running_blocks
 from klcli.sources.hf.checkpoint import quiet_transformers
 from klcli.sources.hf.loading import load_model
 from klcli.sources.options import LoadOptions
-from klcli.text.windows import Window
 from tests.running import Run
 from tests.sources.families import tiny_model
 
@@ -195,51 +193,6 @@ def test_masked_models_part_where_one_was_changed(
     assert layers(bert, bert, corpus, limit=1, pll="original").protocol["mask_every"] is None
 
 
-def test_a_block_that_runs_many_times_is_many_layers() -> None:
-    config = transformers.AlbertConfig(**SIZES, embedding_size=16)
-    model = tiny_model(transformers.AlbertForMaskedLM, config)
-    found = running_blocks(model, lambda: model(input_ids=torch.ones(1, 4).long()))
-    assert len(found) == SIZES["num_hidden_layers"]
-    assert len(set(map(id, found))) == 1
-
-
-def windows_of(lengths: int, count: int) -> list[Window]:
-    ids = np.random.default_rng(0).integers(2, 100, (count, lengths + 1))
-    return [
-        Window(document=0, inputs=one[:-1], targets=one[1:], score_from=0, position=1)
-        for one in ids
-    ]
-
-
-@pytest.mark.parametrize(
-    ("count", "budget", "plain", "otherwise"),
-    [(4, 64, [4], [1, 1, 1, 1]), (1, 64, [1], [2]), (3, 8, [1, 1, 1], [2, 1])],
-    ids=["together", "one", "one-at-a-time"],
-)
-def test_the_noise_is_that_of_another_batch_shape(
-    llama: Any, saved: Callable[..., str], count: int, budget: int, plain: Any, otherwise: Any
-) -> None:
-    source = load_model(saved(llama, "a"), LoadOptions(batch_tokens=budget))
-    source.states(windows_of(16, count))
-    seen: list[int] = []
-    source._model.model.register_forward_pre_hook(
-        lambda _m, _args, named: seen.append(len(named["input_ids"])), with_kwargs=True
-    )
-    rows = [len(s.logits) for s in (source.states(windows_of(16, count)),)]
-    assert (seen, rows) == (plain, [16 * count])
-    seen.clear()
-    again = source.states_read_otherwise(windows_of(16, count))
-    assert seen == otherwise
-    assert {len(state) for state in again.hidden.values()} == {16 * count}
-
-
-def test_looking_into_a_model_leaves_no_hooks(llama: Any, saved: Callable[..., str]) -> None:
-    source = load_model(saved(llama, "a"), LoadOptions())
-    source.states(windows_of(16, 2))
-    modules = source._model.modules()
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
-
-
 def test_nan_is_where_models_part(llama: Any, saved: Callable[..., str], corpus: Path) -> None:
     def change(model: Any) -> None:
         model.model.layers[1].input_layernorm.weight[0] = torch.inf
@@ -321,11 +274,6 @@ def test_a_causal_model_is_not_held_against_a_masked_one(
 
 def test_there_must_be_a_text(klcli: Run, reference: Path) -> None:
     assert klcli("layers", reference, reference).code == UsageError.exit_code
-
-
-def test_a_model_without_blocks_is_refused() -> None:
-    with pytest.raises(SourceError, match="Linear has no stack of blocks"):
-        running_blocks(torch.nn.Linear(2, 2), lambda: None)
 
 
 @pytest.mark.parametrize("option", ["--compile", "--values", "--token-ids", "--tokenizer"])
