@@ -201,6 +201,8 @@ def test_nan_is_where_models_part(llama: Any, saved: Callable[..., str], corpus:
     assert found.first_apart == "block 1"
     assert by_name(found)["block 1"].not_finite == found.counts["tokens"]
     assert by_name(found)["block 0"].error == 0
+    assert [one.code for one in found.warnings] == ["excluded"]
+    assert found.warnings[0].message.startswith("64 of 64 tokens are left out in block 1")
     assert json.dumps(found.to_dict(), allow_nan=False)
 
 

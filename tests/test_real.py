@@ -85,6 +85,7 @@ def test_bfloat16_is_a_small_step_from_float32(klcli: Run, loaded: Path, wikitex
     assert abs(math.log(metrics["perplexity_ratio"]["value"])) < 0.01
 
 
+@pytest.mark.slow
 def test_bfloat16_parts_nowhere_and_a_block_that_was_changed_is_named(
     monkeypatch: pytest.MonkeyPatch, smollm2_file: Path, smollm2: ModelSource, wikitext: Path
 ) -> None:
@@ -94,7 +95,7 @@ def test_bfloat16_parts_nowhere_and_a_block_that_was_changed_is_named(
         return coarse if options.dtype == "bfloat16" else smollm2
 
     monkeypatch.setattr("klcli.layerwise.load_model", loaded)
-    settings: LayersOptions = {"candidate_dtype": "bfloat16", "context": 256, "limit": 1}
+    settings: LayersOptions = {"candidate_dtype": "bfloat16", "context": 48, "limit": 1}
     found = layers(smollm2_file, smollm2_file, wikitext, **settings)
     assert len(found.layers) == 33
     assert found.first_apart is None

@@ -156,7 +156,11 @@ def conclude_layers(
         layers=layers,
         first_apart=first,
         rise=None if first is None else _steepest(layers),
-        warnings=[*alignment.notices, *_other_depth(measured.blocks, conditions)],
+        warnings=[
+            *alignment.notices,
+            *_other_depth(measured.blocks, conditions),
+            *_left_out(layers, counts["tokens"]),
+        ],
     )
 
 
@@ -214,6 +218,16 @@ def _steepest(layers: Sequence[Layer]) -> Rise | None:
         if math.isfinite(error) and math.isfinite(first) and error > first
     ]
     return max(rises, key=lambda rise: rise.after - rise.before, default=None)
+
+
+def _left_out(layers: Sequence[Layer], tokens: int) -> Iterator[Notice]:
+    most = max(layers, key=lambda layer: layer.not_finite)
+    if most.not_finite:
+        yield Notice(
+            code="excluded",
+            message=f"{most.not_finite:,} of {tokens:,} tokens are left out in {most.layer}: a "
+            "model gives NaN or infinity there; float16 overflows where bfloat16 does not",
+        )
 
 
 def _other_depth(blocks: tuple[int, int], conditions: Conditions) -> Iterator[Notice]:

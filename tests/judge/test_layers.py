@@ -51,7 +51,7 @@ def judged(errors: list[float], noise: list[float], *dtypes: str) -> list[Layer]
             },
             environment={},
         ),
-        {},
+        {"tokens": 4},
     )
     assert found.first_apart == next((one.layer for one in found.layers if one.is_apart), None)
     return list(found.layers)
