@@ -56,8 +56,8 @@ class Layer:
         module: what the reference calls the block; None of the others.
         error: the norm of candidate - reference over the norm of the reference, each the root of a
             sum of squares over all scored tokens.
-        token_error: the root of the mean over the scored tokens of the square of the same ratio at
-            one token. A few tokens of very large states do not outweigh the others in it.
+        token_error: the mean over the scored tokens of the same ratio at one token. A few tokens of
+            very large states do not outweigh the others in it.
         cosine: the mean over the scored tokens of the cosine of both states.
         noise: the larger error of the reference from itself, read in another batch shape.
         allowed: the error that noise and rounding may make.

@@ -22,16 +22,16 @@ class LayerSums:
     """What is known of one layer so far, in float64.
 
     ``apart`` and ``size`` are the sums of the squares of candidate - reference and of the
-    reference, ``ratios`` the sum over positions of the first over the second, and ``cosines`` that
-    of the cosines. ``largest`` is the largest relative error of one position, which is scored token
-    number ``largest_at``. ``not_finite`` positions, where a model has NaN or infinity and the other
+    reference, ``errors`` and ``cosines`` the sums of the relative errors and of the cosines of
+    single positions. ``largest`` is the largest of these errors, that of scored token number
+    ``largest_at``. ``not_finite`` positions, where a model has NaN or infinity and the other
     has something else, are left out.
     """
 
     tokens: int = 0
     apart: float = 0.0
     size: float = 0.0
-    ratios: float = 0.0
+    errors: float = 0.0
     cosines: float = 0.0
     largest: float = -1.0
     largest_at: int | None = None
@@ -42,13 +42,12 @@ class LayerSums:
         p, q = _in_float64(reference, candidate)
         apart, size, cosine = _differences(p, q)
         known = apart.isfinite() & size.isfinite()
-        ratio = (apart / size).where(apart > 0, 0.0)
-        error = ratio.sqrt().where(known, -1.0)
+        error = (apart / size).sqrt().where(apart > 0, 0.0).where(known, -1.0)
         self.tokens += int(known.sum())
         self.not_finite += int((~known).sum())
         self.apart += float(apart[known].sum())
         self.size += float(size[known].sum())
-        self.ratios += float(ratio[known].sum())
+        self.errors += float(error[known].sum())
         self.cosines += float(cosine[known].sum())
         row = int(error.argmax())
         if float(error[row]) > self.largest:
@@ -65,8 +64,8 @@ class LayerSums:
 
     @property
     def token_error(self) -> float:
-        """The root of the mean square of the relative errors of single positions."""
-        return math.sqrt(self.ratios / self.tokens) if self.tokens else math.nan
+        """The mean of the relative errors of single positions."""
+        return self.errors / self.tokens if self.tokens else math.nan
 
     @property
     def cosine(self) -> float:

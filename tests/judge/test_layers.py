@@ -19,7 +19,7 @@ def sums(error: float) -> LayerSums:
         tokens=4,
         apart=error**2,
         size=1.0,
-        ratios=4 * error**2,
+        errors=4 * error,
         cosines=4.0,
         largest=error,
         largest_at=3,
@@ -96,7 +96,7 @@ def test_the_relative_error_is_over_all_positions() -> None:
 def test_one_token_of_large_states_hides_the_others_in_one_error_only() -> None:
     found = of([[1000.0, 0.0], [0.0, 1.0]], [[1000.0, 0.0], [0.0, 1.5]])
     assert found.error == pytest.approx(0.5 / 1000, rel=1e-5)
-    assert found.token_error == pytest.approx(0.5 / math.sqrt(2))
+    assert found.token_error == pytest.approx(0.5 / 2)
 
 
 def test_states_of_nothing_are_alike() -> None:
