@@ -59,9 +59,9 @@ class Layer:
         token_error: the mean over the scored tokens of the same ratio at one token. A few tokens of
             very large states do not outweigh the others in it.
         cosine: the mean over the scored tokens of the cosine of both states.
-        noise: the larger error of the reference from itself, read in another batch shape.
-        allowed: the error that noise and rounding may make.
-        is_apart: whether either error is above that, or the candidate alone gives NaN or infinity.
+        noise: the token error of the reference from itself, read in another batch shape.
+        allowed: the token error that noise and rounding may make.
+        is_apart: whether the token error is above that, or the candidate alone gives NaN or infinity.
         largest: the token with the largest relative error; None where no token is known.
         not_finite: tokens that are left out, because a model gave NaN or infinity.
     """
@@ -173,17 +173,16 @@ def _layer(
     least: float,
 ) -> Layer:
     """A layer; what rounding makes in each adds up like the steps of a random walk: ``least``."""
-    own = max(noise.error, noise.token_error)
-    allowed = max(NOISE_FACTOR * own, least)
+    allowed = max(NOISE_FACTOR * noise.token_error, least)
     return Layer(
         layer=name,
         module=module,
         error=sums.error,
         token_error=sums.token_error,
         cosine=sums.cosine,
-        noise=own,
+        noise=noise.token_error,
         allowed=allowed,
-        is_apart=max(sums.error, sums.token_error) > allowed or sums.not_finite > noise.not_finite,
+        is_apart=sums.token_error > allowed or sums.not_finite > noise.not_finite,
         largest=_place(sums, alignment),
         not_finite=sums.not_finite,
     )

@@ -75,8 +75,8 @@ def sentences(layers: Layers) -> list[str]:
     first = next((layer for layer in layers.layers if layer.is_apart), None)
     if first is None:
         return ["The models part nowhere: no error is above what noise and rounding may make."]
-    if (error := max(first.error, first.token_error)) > first.allowed:
-        why = f"its error, {number(error)}, is above {number(first.allowed)}{_most(first.largest)}"
+    if (error := first.token_error) > first.allowed:
+        why = f"its error per token, {number(error)}, is above {number(first.allowed)}{_most(first.largest)}"
     else:
         why = f"the candidate is not finite at {count(first.not_finite, 'token')}"
     said = [f"The models part at {_long_name(first)}: {why}."]
