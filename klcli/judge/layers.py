@@ -61,7 +61,7 @@ class Layer:
         cosine: the mean over the scored tokens of the cosine of both states.
         noise: the token error of the reference from itself, read in another batch shape.
         allowed: the token error that noise and rounding may make.
-        is_apart: whether the token error is above that, or the candidate alone gives NaN or infinity.
+        is_apart: whether the token error is above that, or the candidate alone is not finite.
         largest: the token with the largest relative error; None where no token is known.
         not_finite: tokens that are left out, because a model gave NaN or infinity.
     """

@@ -76,7 +76,8 @@ def sentences(layers: Layers) -> list[str]:
     if first is None:
         return ["The models part nowhere: no error is above what noise and rounding may make."]
     if (error := first.token_error) > first.allowed:
-        why = f"its error per token, {number(error)}, is above {number(first.allowed)}{_most(first.largest)}"
+        above = f"{number(error)}, is above {number(first.allowed)}"
+        why = f"its error per token, {above}{_most(first.largest)}"
     else:
         why = f"the candidate is not finite at {count(first.not_finite, 'token')}"
     said = [f"The models part at {_long_name(first)}: {why}."]
