@@ -5,25 +5,28 @@
 >>> report.metrics["kl"]["mean"]                            # doctest: +SKIP
 
 ``compare``, ``perplexity`` and ``record`` take the options of the command of the same name as
-keyword arguments; the first two return a ``Report``. Importing klcli loads neither torch nor
-transformers.
+keyword arguments; the first two return a ``Report``. ``layers`` says where in the network two
+models part. Importing klcli loads neither torch nor transformers.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from klcli.api import compare, merge, perplexity, record, report
+    from klcli.api import compare, layers, merge, perplexity, record, report
     from klcli.errors import KlcliError
+    from klcli.judge.layers import Layers
     from klcli.judge.report import Report
 
 __version__ = "0.1.0"
 
 __all__ = [
     "KlcliError",
+    "Layers",
     "Report",
     "__version__",
     "compare",
+    "layers",
     "merge",
     "perplexity",
     "record",
@@ -33,10 +36,12 @@ __all__ = [
 _HOMES = {
     "compare": "klcli.api",
     "perplexity": "klcli.api",
+    "layers": "klcli.api",
     "record": "klcli.api",
     "report": "klcli.api",
     "merge": "klcli.api",
     "KlcliError": "klcli.errors",
+    "Layers": "klcli.judge.layers",
     "Report": "klcli.judge.report",
 }
 

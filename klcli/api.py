@@ -1,4 +1,4 @@
-"""What klcli does, as functions: ``compare``, ``perplexity``, ``record``, ``report`` and ``merge``.
+"""What klcli does, as functions: ``compare``, ``perplexity``, ``layers``, ``record`` and so on.
 
 Each makes a request of what it is given and hands it on. Importing this loads neither torch nor
 transformers, and showing a saved run does not either.
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Unpack
 from klcli import request
 from klcli.choices import DEFAULT_TOP_K, RecordingChoice
 from klcli.errors import in_one_line
+from klcli.judge.layers import Layers
 from klcli.judge.report import Report
-from klcli.request import AnyPath, CompareOptions, Corpora, Model, RunOptions
+from klcli.keywords import AnyPath, CompareOptions, Corpora, LayersOptions, Model, RunOptions
 from klcli.sources.options import RecordingFormat
 
 if TYPE_CHECKING:
@@ -61,6 +62,30 @@ def perplexity(model: Model, corpus: Corpora = (), **options: Unpack[RunOptions]
     from klcli.workflow import run  # which loads torch
 
     return run(wanted)
+
+
+@in_one_line()
+def layers(
+    reference: Model, candidate: Model, corpus: Corpora, **options: Unpack[LayersOptions]
+) -> Layers:
+    """Find out where in the network two models part: compare their states layer by layer.
+
+    Args:
+        reference, candidate: a Hub id, a model folder, a ``.gguf`` file or ``(model, tokenizer)``
+            each.
+        corpus: path of a text or several, "-" for stdin, or texts.
+        options: see ``LayersOptions``. Without ``limit`` the first 2,048 tokens are read.
+
+    Returns:
+        The relative error of each layer, and the first beyond what rounding makes.
+
+    Raises:
+        KlcliError: an input cannot be read, is not a model, or does not fit the other.
+    """
+    wanted = request.layers(reference, candidate, corpus, options)
+    from klcli.layerwise import compare_layers  # which loads torch
+
+    return compare_layers(wanted)
 
 
 @in_one_line()

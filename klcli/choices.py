@@ -29,6 +29,7 @@ RowKind = Literal["logits", "log_probs", "truncated", "topk"]
 SliceBy = Literal["confidence", "position", "kind"]
 TokenChoice = Literal["all", "outliers", "none"]
 Format = Literal["table", "json", "jsonl", "csv", "markdown"]
+LayersFormat = Literal["table", "json", "markdown"]
 
 ENDINGS: Mapping[str, Format] = {
     ".json": "json",
@@ -37,6 +38,9 @@ ENDINGS: Mapping[str, Format] = {
     ".md": "markdown",
 }
 """The format of a file by the ending of its name."""
+
+LAYERS_ENDINGS: Mapping[str, LayersFormat] = {".json": "json", ".md": "markdown"}
+"""The same of the files that ``layers`` writes."""
 
 DEFAULT_OUTLIERS = 10
 DEFAULT_TOP_K = 1024

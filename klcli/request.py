@@ -1,116 +1,47 @@
 """What is asked for: frozen requests, checked once where they are made.
 
-The public functions take keyword arguments (``RunOptions``, ``CompareOptions``); here they become
-requests, and from here on nothing is an option any more.
+The public functions take keyword arguments (see ``keywords``); here they become requests, and from
+here on nothing is an option any more.
 """
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 from klcli.choices import (
     DEFAULT_OUTLIERS,
-    Bos,
-    DocumentSplit,
-    DtypeName,
     NoiseFloor,
-    Pll,
-    SpecialTokens,
-    TaskChoice,
-    ValueChoice,
     at_least,
     check_fields,
     check_value,
 )
 from klcli.errors import UsageError
-from klcli.hooks import Hooks, Progress
+from klcli.hooks import Hooks
 from klcli.judge.gate import Gate, interval_fields, parse_gate
 from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.until import Goal, parse_until
+from klcli.keywords import (
+    AnyPath,
+    CompareOptions,
+    Corpora,
+    LayersOptions,
+    Model,
+    RunOptions,
+    SidedOptions,
+)
 from klcli.measure.shard import WHOLE, Shard, check_whole, parse_shard
-from klcli.sources.given import GivenLogits, GivenModel, Spec, SupportsShape, paths_of, spec_of
+from klcli.sources.given import GivenLogits, GivenModel, Spec, paths_of, spec_of
 from klcli.sources.kinds import kind_of
 from klcli.sources.options import LoadOptions, RecordingFormat
 from klcli.storage.places import check_apart
 from klcli.text.corpus import STDIN, Texts, is_text
-from klcli.text.protocols import BASE_FILE_PROTOCOL, ProtocolName
+from klcli.text.protocols import BASE_FILE_PROTOCOL
 from klcli.text.scope import Scope
 
 Metrics = Mapping[str, tuple[str, ...]]
-AnyPath = str | os.PathLike[str]
-Corpora = AnyPath | Sequence[AnyPath]
-"""Paths of texts, or the texts themselves."""
-Model = AnyPath | tuple[Any, Any] | SupportsShape
-"""A path or a name of the Hub, ``(model, tokenizer)``, ``logits``, or ``(logits, token_ids)``."""
 Request = TypeVar("Request")
-
-
-class RunOptions(TypedDict, total=False):
-    """Keyword arguments of ``perplexity``, and with those of ``CompareOptions`` of ``compare``.
-
-    docs/python.md says what each does; the command line calls them by the same names.
-    """
-
-    protocol: ProtocolName | None
-    context: int | None
-    stride: int | None
-    score_from: int | None
-    bos: Bos
-    special_tokens: SpecialTokens | None
-    documents: DocumentSplit | None
-    limit: int | None
-    pll: Pll | None
-    mask_every: int | None
-    task: TaskChoice
-    dtype: DtypeName
-    device: str
-    revision: str | None
-    trust_remote_code: bool
-    adapter: AnyPath | None
-    allow_unused_weights: bool
-    allow_other_architecture: bool
-    compile: bool
-    values: ValueChoice
-    token_ids: AnyPath | None
-    tokenizer: AnyPath | None
-    batch_tokens: int | None
-    gates: Sequence[str]
-    allow_excluded: bool
-    gate_confidence: float | None
-    baseline: AnyPath | None
-    until: str | None
-    kl_bound: float | None
-    seed: int
-    run: AnyPath | None
-    shard: str | None
-    progress: Progress | None
-    status: Callable[[str], None] | None
-    announce: Callable[[str], None] | None
-
-
-class CompareOptions(RunOptions, total=False):
-    """Keyword arguments of ``compare`` beside those of ``RunOptions``.
-
-    What stands for one side only goes before what stands for both.
-    """
-
-    outliers: int
-    one_at_a_time: bool
-    noise_floor: NoiseFloor | None
-    reference_dtype: DtypeName | None
-    candidate_dtype: DtypeName | None
-    reference_device: str | None
-    candidate_device: str | None
-    reference_revision: str | None
-    candidate_revision: str | None
-    reference_adapter: AnyPath | None
-    candidate_adapter: AnyPath | None
-    reference_values: ValueChoice | None
-    candidate_values: ValueChoice | None
-    reference_token_ids: AnyPath | None
-    candidate_token_ids: AnyPath | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,6 +275,19 @@ def perplexity(model: Model, corpora: Corpora, options: RunOptions) -> Measureme
     return _measurement((spec_of(model),), loads, corpora, PERPLEXITY_METRICS, options)
 
 
+def layers(
+    reference: Model, candidate: Model, corpora: Corpora, options: LayersOptions
+) -> Measurement:
+    """The request of ``layers``: how two models are opened, and the text that they read.
+
+    Raises:
+        UsageError: an option is wrong whatever the input holds.
+    """
+    _check_known(options, LayersOptions)
+    specs = (spec_of(reference), spec_of(candidate))
+    return _measurement(specs, _sided_loads(specs, options), corpora, {}, options)
+
+
 def recording(
     model: Model, corpora: Corpora, output: AnyPath, wanted: RecordingFormat, options: RunOptions
 ) -> Recording:
@@ -391,7 +335,7 @@ def _measurement(
     )
 
 
-def _sided_loads(specs: Sequence[Spec], options: CompareOptions) -> tuple[LoadOptions, ...]:
+def _sided_loads(specs: Sequence[Spec], options: SidedOptions) -> tuple[LoadOptions, ...]:
     """How each side is opened: what is given for one side goes before what is given for both.
 
     The tokens of a file of top log-probabilities are those of the model that it is compared with.

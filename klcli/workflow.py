@@ -42,7 +42,7 @@ from klcli.sources.options import LoadOptions, RecordingFormat
 from klcli.sources.recording.format import RECORDING
 from klcli.sources.recording.reader import open_recording
 from klcli.sources.recording.writer import Recorded, record
-from klcli.text.corpus import Corpus, Texts, corpus_of, read_corpus
+from klcli.text.corpus import Corpus, read_corpora
 from klcli.text.scope import Scope
 from klcli.text.windows import WindowTable, plan_batches
 
@@ -62,7 +62,7 @@ def run(request: Measurement) -> Report:
         _check_ranks(request, ranks)
         if request.keeping.run is not None:
             RUN.check_place(Path(request.keeping.run))
-        corpora = _read(request.corpora, request.scope)
+        corpora = read_corpora(request.corpora, request.scope.split)
         with as_found(request.specs), _opened(request, corpora) as opened:
             return _measured(_prepare(request, opened), ranks)
 
@@ -78,7 +78,7 @@ def keep_predictions(request: Recording) -> Recorded:
     output, hooks = Path(request.output), request.hooks
     if not request.is_base_file:
         RECORDING.check_place(output)
-    corpora = _read(request.corpora, request.scope)
+    corpora = read_corpora(request.corpora, request.scope.split)
     hooks.begin(f"loading {request.model}")
     with as_found([request.model]):
         return _recorded_to(request, corpora)
@@ -153,13 +153,6 @@ def _check_ranks(request: Measurement, ranks: Ranks) -> None:
     for option, given in (("until", request.stopping.until), ("shard", request.keeping.shard)):
         if ranks.world > 1 and given is not None:
             raise UsageError(f"--{option} does not go with torchrun: leave one out")
-
-
-def _read(given: Sequence[str | Texts], scope: Scope) -> list[Corpus]:
-    """Read the corpora before anything large is loaded."""
-    return [
-        corpus_of(one) if isinstance(one, Texts) else read_corpus(one, scope.split) for one in given
-    ]
 
 
 @contextlib.contextmanager

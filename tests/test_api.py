@@ -9,7 +9,7 @@ import pytest
 import klcli
 from klcli.cli import cli
 from klcli.errors import CorpusError, UsageError
-from klcli.request import CompareOptions, RunOptions
+from klcli.keywords import CompareOptions, LayersOptions, RunOptions
 
 HOOKS = {"progress", "status", "announce"}
 SHOWN_ONLY = {
@@ -26,7 +26,8 @@ SHOWN_ONLY = {
 
 
 @pytest.mark.parametrize(
-    ("command", "options"), [("compare", CompareOptions), ("perplexity", RunOptions)]
+    ("command", "options"),
+    [("compare", CompareOptions), ("perplexity", RunOptions), ("layers", LayersOptions)],
 )
 def test_every_option_of_a_command_is_a_keyword_argument(command: str, options: type) -> None:
     parameters = {parameter.name for parameter in cli.commands[command].params}

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import klcli as package
-from klcli import compare, perplexity, record
+from klcli import compare, layers, perplexity, record
 from klcli.choices import ENDINGS, Format
 from klcli.cli import cli
 from klcli.judge.report import Cause, Finding
@@ -107,6 +107,15 @@ def test_the_output_is_that_of_the_command(klcli: Run, monkeypatch: pytest.Monke
     shown = f"```text\n{first_screen(done.out)}\n```\n"
     marks = ("<!-- main output -->\n", "<!-- end of main output -->")
     check(README, *marks, shown, assert_equal_but_for_last_digits)
+
+
+@pytest.mark.usefixtures("examples")
+def test_the_layers_are_those_of_the_command(klcli: Run) -> None:
+    page = DOCS / "layers.md"
+    done = klcli(*shlex.split(commands(page)[0])[1:])
+    shown = f"```text\n{done.out[done.out.index('layer  ') :].rstrip()}\n```\n"
+    marks = ("<!-- layers output -->\n", "<!-- end of layers output -->")
+    check(page, *marks, shown, assert_equal_but_for_last_digits)
 
 
 # What the pages say
@@ -318,6 +327,15 @@ class TestJson:
         }
         assert documented("Codes") == codes
         assert {warning["code"] for r in reports for warning in r["warnings"]} <= codes
+
+    def test_layers(self) -> None:
+        models, corpus = ROOT / "fixtures" / "models", ROOT / "fixtures" / "corpus.txt"
+        found = layers(models / "reference", models / "candidate", corpus, limit=1).to_dict()
+        assert documented("Layers") == set(found)
+        assert documented("One layer") == keys(found["layers"])
+        assert documented("Largest") == keys([layer["largest"] for layer in found["layers"]])
+        assert documented("Rise") == set(found["rise"])
+        assert documented("Counts of layers") == set(found["counts"])
 
     @pytest.mark.usefixtures("examples")
     @pytest.mark.parametrize("command", ["compare", "perplexity"])

@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from klcli import layers
+from klcli.keywords import LayersOptions
 from klcli.sources import Source
+from klcli.sources.hf.loading import load_model
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.opening import open_source
 from klcli.sources.options import LoadOptions
@@ -79,6 +83,28 @@ def test_bfloat16_is_a_small_step_from_float32(klcli: Run, loaded: Path, wikitex
     assert 1e-4 < metrics["kl"]["mean"] < 3e-3
     assert metrics["top1_agreement"]["value"] > 0.95
     assert abs(math.log(metrics["perplexity_ratio"]["value"])) < 0.01
+
+
+@pytest.mark.slow
+def test_bfloat16_parts_nowhere_and_a_block_that_was_changed_is_named(
+    monkeypatch: pytest.MonkeyPatch, smollm2_file: Path, smollm2: ModelSource, wikitext: Path
+) -> None:
+    coarse = load_model(str(smollm2_file), LoadOptions(device="cpu", dtype="bfloat16"))
+
+    def loaded(_spec: str, options: LoadOptions) -> ModelSource:
+        return coarse if options.dtype == "bfloat16" else smollm2
+
+    monkeypatch.setattr("klcli.layerwise.load_model", loaded)
+    settings: LayersOptions = {"candidate_dtype": "bfloat16", "context": 48, "limit": 1}
+    found = layers(smollm2_file, smollm2_file, wikitext, **settings)
+    assert len(found.layers) == 33
+    assert found.first_apart is None
+    with torch.no_grad():
+        coarse._model.model.layers[15].mlp.down_proj.weight.mul_(1.5)
+    changed = layers(smollm2_file, smollm2_file, wikitext, **settings)
+    assert changed.first_apart == "block 15"
+    assert changed.rise is not None
+    assert changed.rise.layer == "block 15"
 
 
 def json_of(klcli: Run, *arguments: str | Path) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from klcli import __version__, torchrun
-from klcli.choices import Format, SliceBy, TokenChoice
+from klcli.choices import LAYERS_ENDINGS, Format, LayersFormat, SliceBy, TokenChoice
 from klcli.cli.options import (
     Named,
     compare_options,
     judging_options,
+    layers_output_options,
     output_options,
     recording_options,
     run_options,
@@ -19,7 +20,14 @@ from klcli.cli.options import (
     window_options,
 )
 from klcli.cli.progress import progress_hooks
-from klcli.cli.showing import onto_stdout, print_report, print_warnings, say, verdict_code
+from klcli.cli.showing import (
+    onto_stdout,
+    print_layers,
+    print_report,
+    print_warnings,
+    say,
+    verdict_code,
+)
 from klcli.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -101,6 +109,48 @@ def perplexity(model: str, corpus: tuple[str, ...], **options: Any) -> int:
 
     files = [Named(path) for path in corpus]
     return _run(lambda **hooks: run(model, files, **hooks), (model, *corpus), **options)
+
+
+@cli.command()
+@click.argument("reference")
+@click.argument("candidate")
+@click.argument("corpus", nargs=-1)
+@window_options
+@source_options(sided=True, inside=True)
+@layers_output_options
+def layers(
+    reference: str,
+    candidate: str,
+    corpus: tuple[str, ...],
+    format_: LayersFormat,
+    outputs: tuple[str, ...],
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Find where in the network two models part: compare their states layer by layer.
+
+    \b
+    klcli layers model-f32/ model-4bit/ corpus.txt
+    klcli layers model/ model/ corpus.txt --candidate-dtype bfloat16
+    klcli layers model/ ported/ corpus.txt --output layers.json --output layers.md
+
+    REFERENCE and CANDIDATE are each a Hub id, a model folder, or a .gguf file. Both read the same
+    tokens: without --limit the first windows, of 2,048 tokens in all. Of masked models every 16th
+    token is hidden at once unless --pll or --mask-every is given.
+    """  # noqa: D301
+    from klcli.api import layers as run
+    from klcli.render.files import check_outputs
+    from klcli.render.layers import write_layers
+
+    check_outputs(outputs, (reference, candidate, *corpus, *_places(**options)), LAYERS_ENDINGS)
+    with progress_hooks(quiet) as hooks:
+        files = [Named(path) for path in corpus]
+        found = run(reference, candidate, files, **(options | hooks))
+    write_layers(found, outputs)
+    for warning in () if quiet else found.warnings:
+        say(f"Warning: {warning.message}")
+    print_layers(found, format_)
+    return ExitCode.DONE
 
 
 @cli.command()
@@ -210,6 +260,11 @@ def inspect(path: str, format_: str) -> int:
     return ExitCode.DONE
 
 
+def _places(**options: Any) -> list[str]:
+    """The paths among the options of a command."""
+    return [path for name, path in options.items() if name in PLACES and path is not None]
+
+
 def _run(
     job: Callable[..., "Report"],
     inputs: Sequence[str],
@@ -225,8 +280,7 @@ def _run(
     from klcli.render.files import check_outputs, write_outputs
     from klcli.render.view import View
 
-    named = [path for option, path in options.items() if option in PLACES and path is not None]
-    check_outputs(outputs, (*inputs, *named))
+    check_outputs(outputs, (*inputs, *_places(**options)))
     with progress_hooks(quiet or not torchrun.is_first_rank()) as hooks:
         report = job(**options, **hooks)
     if not torchrun.is_first_rank():

@@ -11,10 +11,12 @@ from klcli.choices import (
     DEFAULT_OUTLIERS,
     DEFAULT_TOP_K,
     ENDINGS,
+    LAYERS_ENDINGS,
     Bos,
     DocumentSplit,
     DtypeName,
     Format,
+    LayersFormat,
     NoiseFloor,
     Pll,
     RecordingChoice,
@@ -171,10 +173,34 @@ def _source_settings() -> dict[str, tuple[str, dict[str, Any]]]:
     }
 
 
-def source_options(*, sided: bool) -> Callable[[Command], Command]:
-    """How sources are opened; ``sided`` where there are two."""
+_tokenizer_option = click.option(
+    "--tokenizer",
+    metavar="MODEL",
+    help="Model or folder whose tokenizer gives the words of a logit file.",
+)
+
+_compile_option = click.option(
+    "--compile",
+    is_flag=True,
+    help="Compile the blocks of models with torch.compile, which takes a while: for long runs. It "
+    "changes how 16-bit models round, by about as much as they differ from float32. Needs a C++ "
+    "compiler on a CPU, and Triton on a GPU.",
+)
+
+OF_FILES = ("values", "token_ids")
+"""Settings of logit files."""
+
+
+def source_options(*, sided: bool, inside: bool = False) -> Callable[[Command], Command]:
+    """How sources are opened.
+
+    ``sided`` where there are two, ``inside`` where they must be models that are looked into: not
+    logit files, and not compiled.
+    """
     decorators = []
     for name, (what, settings) in _source_settings().items():
+        if inside and name in OF_FILES:
+            continue
         if sided:
             decorators.append(_sided(name, what, **settings))
         else:
@@ -188,11 +214,7 @@ def source_options(*, sided: bool) -> Callable[[Command], Command]:
             help="What models predict: the next token, or a hidden one. auto goes by the config.",
         ),
         *decorators,
-        click.option(
-            "--tokenizer",
-            metavar="MODEL",
-            help="Model or folder whose tokenizer gives the words of a logit file.",
-        ),
+        *(() if inside else (_tokenizer_option,)),
         click.option(
             "--trust-remote-code",
             is_flag=True,
@@ -208,13 +230,7 @@ def source_options(*, sided: bool) -> Callable[[Command], Command]:
             is_flag=True,
             help="Run as a language model what was saved as something else, such as a classifier.",
         ),
-        click.option(
-            "--compile",
-            is_flag=True,
-            help="Compile the blocks of models with torch.compile, which takes a while: for long "
-            "runs. It changes how 16-bit models round, by about as much as they differ from "
-            "float32. Needs a C++ compiler on a CPU, and Triton on a GPU.",
-        ),
+        *(() if inside else (_compile_option,)),
         click.option(
             "--batch-tokens",
             type=click.IntRange(min=1),
@@ -325,6 +341,27 @@ output_options = several(
     click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
 )
 
+
+layers_output_options = several(
+    click.option(
+        "--format",
+        "format_",
+        type=one_of(LayersFormat),
+        default="table",
+        show_default=True,
+        help="What is printed on stdout.",
+    ),
+    click.option(
+        "--output",
+        "outputs",
+        multiple=True,
+        type=click.Path(),
+        metavar="FILE",
+        help="Write the result to a file too, in the format of its ending: "
+        f"{' '.join(LAYERS_ENDINGS)}. Can be given several times.",
+    ),
+    click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
+)
 
 compare_options = several(
     click.option(

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
-from klcli.choices import Format
+from klcli.choices import Format, LayersFormat
 from klcli.errors import ExitCode, OutputError
 
 if TYPE_CHECKING:
+    from klcli.judge.layers import Layers
     from klcli.judge.report import Report
     from klcli.render.view import View
 
@@ -57,6 +58,22 @@ def print_report(report: "Report", format_: Format, view: "View") -> None:
             render_terminal(report, StreamConsole(), view)
         else:
             RENDERERS[format_](report, sys.stdout, view)
+
+
+def print_layers(layers: "Layers", format_: LayersFormat) -> None:
+    """Print what ``klcli layers`` found on stdout.
+
+    Raises:
+        OutputError: stdout cannot be written to.
+    """
+    from klcli.render.layers import RENDERERS, render_terminal
+    from klcli.render.terminal import StreamConsole
+
+    with onto_stdout():
+        if format_ == "table":
+            render_terminal(layers, StreamConsole())
+        else:
+            RENDERERS[format_](layers, sys.stdout)
 
 
 @contextlib.contextmanager

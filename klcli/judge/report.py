@@ -165,7 +165,7 @@ class Report:
             "noise_floor": self.noise_floor,
             "warnings": [asdict(warning) for warning in self.warnings],
         }
-        return cast("dict[str, Any]", _to_plain(document))
+        return cast("dict[str, Any]", to_plain(document))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Report":
@@ -232,11 +232,12 @@ def read_report(path: str) -> Report:
         raise KlcliError(f"{path}: {error}") from error
 
 
-def _to_plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """A value as JSON has it: infinities as "inf" and "-inf", NaN as None."""
     if isinstance(value, Mapping):
-        return {key: _to_plain(item) for key, item in value.items()}
+        return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_to_plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
     return value

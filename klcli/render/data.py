@@ -5,11 +5,11 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 
-from klcli.choices import ENDINGS, Format
+from klcli.choices import Format
 from klcli.errors import UsageError
 from klcli.judge.report import Report, Tokens
 from klcli.measure.columns import Column
@@ -17,6 +17,8 @@ from klcli.render.markdown import render_markdown
 from klcli.render.summary import scored_tokens
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View
+
+Chosen = TypeVar("Chosen", bound=str)
 
 _AT_ONCE = 10_000
 """Rows that are Python objects at a time: some megabytes."""
@@ -93,17 +95,17 @@ RENDERERS: Mapping[Format, Callable[[Report, TextIO, View], None]] = {
 """What writes a report to a stream, by format."""
 
 
-def format_of(path: str) -> Format:
-    """The format that the ending of a file's name stands for.
+def format_of(path: str, endings: Mapping[str, Chosen]) -> Chosen:
+    """The format that the ending of a file's name stands for, among those of ``endings``.
 
     Raises:
         UsageError: none that klcli knows.
     """
     ending = PurePath(path).suffix
-    if ending.lower() not in ENDINGS:
+    if ending.lower() not in endings:
         what = f"unknown ending {ending!r}" if ending else "it has no ending"
-        raise UsageError(f"--output {path}: {what}; use one of {', '.join(ENDINGS)}")
-    return ENDINGS[ending.lower()]
+        raise UsageError(f"--output {path}: {what}; use one of {', '.join(endings)}")
+    return endings[ending.lower()]
 
 
 def _names(tokens: Tokens, lower_bounds: Sequence[str]) -> list[str]:

@@ -57,14 +57,14 @@ def code(text: str) -> str:
 
 def _blocks(report: Report, view: View) -> Iterator[str]:
     yield f"# {summary.title(report)}"
-    yield "\n".join(map(_fact, summary.facts(report)))
-    yield from map(_table, _tables(report))
+    yield "\n".join(map(fact_line, summary.facts(report)))
+    yield from map(table_of, _tables(report))
     if remarks := summary.remarks(report):
         yield ". ".join(map(escape, remarks))
         yield ""
     if flips := summary.flips(report):
         yield ". ".join(map(escape, flips))
-    yield from map(_table, summary.slice_tables(report, view))
+    yield from map(table_of, summary.slice_tables(report, view))
     if report.outliers:
         yield "## Outliers"
         yield escape(summary.outlier_heading(report))
@@ -89,12 +89,14 @@ def _tables(report: Report) -> Iterator[Table]:
     yield summary.value_table(report)
 
 
-def _table(table: Table) -> str:
+def table_of(table: Table) -> str:
+    """A table of Markdown, its cells escaped."""
     rows = ([escape(cell) for cell in row] for row in table.rows)
     return _grid(table.head, rows, rule="--:")
 
 
-def _fact(fact: Fact) -> str:
+def fact_line(fact: Fact) -> str:
+    """A line of the heading as an item of a list."""
     said = " ".join(part for part in (code(fact.name), escape(fact.details)) if part)
     return f"- {fact.about}: {said}"
 

@@ -145,16 +145,18 @@ def is_masked(report: Report) -> bool:
 
 def facts(report: Report) -> list[Fact]:
     """Which models read which text, and how."""
-    models = [
-        Fact(role, name_of(model), details_of(model)) for role, model in report.models.items()
-    ]
     return [
-        *models,
+        *model_facts(report.models),
         *_corpus_fact(report.corpora),
-        Fact("windows", "", _windows(report.protocol)),
+        Fact("windows", "", windows_of(report.protocol)),
         Fact("scored", "", _counts(report.counts)),
         *_shard_fact(report.shard),
     ]
+
+
+def model_facts(models: Mapping[str, Mapping[str, Any]]) -> list[Fact]:
+    """Which models they are, and how they ran."""
+    return [Fact(role, name_of(model), details_of(model)) for role, model in models.items()]
 
 
 def _shard_fact(shard: str | None) -> list[Fact]:
@@ -349,7 +351,8 @@ def _corpus_fact(corpora: Sequence[CorpusResult]) -> Iterable[Fact]:
         yield Fact("corpora", "", f"{len(corpora)}, listed below")
 
 
-def _windows(protocol: Mapping[str, object]) -> str:
+def windows_of(protocol: Mapping[str, object]) -> str:
+    """How the text was cut."""
     settings = [
         f"{word} {protocol[key]}"
         for key, word in _PROTOCOL.items()

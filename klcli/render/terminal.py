@@ -12,7 +12,7 @@ from rich.text import Text
 from klcli.judge.report import Report
 from klcli.render import summary
 from klcli.render.outliers import print_outliers
-from klcli.render.summary import Table
+from klcli.render.summary import Fact, Table
 from klcli.render.text import keep_end, keep_start, visible
 from klcli.render.tokens import print_tokens
 from klcli.render.view import DEFAULT_VIEW, View
@@ -39,7 +39,7 @@ def render_terminal(report: Report, console: Console, view: View = DEFAULT_VIEW)
     Raises:
         KlcliError: all tokens are asked of a report that was read from a file and holds none.
     """
-    _print_heading(report, console)
+    print_heading(summary.title(report), summary.facts(report), console)
     _print_metrics(report, console, view)
     if view.tokens == "all":
         print_tokens(report, console)
@@ -54,23 +54,23 @@ def render_warnings(report: Report, console: Console, view: View = DEFAULT_VIEW)
     """Print the warnings of a report, one paragraph each; meant for stderr."""
     for warning in summary.warnings(report, view):
         message = Text(visible(warning, keep_spaces=True))
-        _print_hanging(Text("Warning: ", "yellow"), message, console)
+        print_hanging(Text("Warning: ", "yellow"), message, console)
 
 
-def _print_heading(report: Report, console: Console) -> None:
-    console.print(Text(summary.title(report), "bold"))
-    facts = summary.facts(report)
+def print_heading(title: str, facts: Sequence[Fact], console: Console) -> None:
+    """Print what was measured, and of what."""
+    console.print(Text(title, "bold"))
     indent = max(len(fact.about) for fact in facts) + 2
     for about, name, details in facts:
         said = Text.assemble((name, "bold"), "  " if name and details else "", details)
-        _print_hanging(Text(f"{about:<{indent}}", "dim"), said, console)
+        print_hanging(Text(f"{about:<{indent}}", "dim"), said, console)
     console.print()
 
 
 def _print_metrics(report: Report, console: Console, view: View) -> None:
     corpora = summary.corpus_table(report)
     if corpora is not None and report.command == "perplexity":
-        _print_compact(corpora, console)
+        print_compact(corpora, console)
     values = summary.value_table(report)
     label = max(_LABEL, *(cell_len(row[0]) for row in values.rows))
     fitting = max(1, (console.width - label) // (_NUMBER + 1))
@@ -84,9 +84,9 @@ def _print_metrics(report: Report, console: Console, view: View) -> None:
         console.print(Text("\n".join(flips)))
         console.print()
     if corpora is not None and report.command == "compare":
-        _print_compact(corpora, console)
+        print_compact(corpora, console)
     for table in summary.slice_tables(report, view):
-        _print_compact(table, console)
+        print_compact(table, console)
 
 
 def _print_aligned(table: Table, label: int, fitting: int, console: Console) -> None:
@@ -99,7 +99,7 @@ def _print_aligned(table: Table, label: int, fitting: int, console: Console) -> 
     _print_rows(drawn, [row[: fitting + 1] for row in table.rows], console)
 
 
-def _print_compact(table: Table, console: Console) -> None:
+def print_compact(table: Table, console: Console) -> None:
     """A table as wide as what is in it.
 
     Where that is too wide names lose their beginning, and then the last columns go.
@@ -142,7 +142,7 @@ def _print_findings(report: Report, console: Console) -> None:
         return
     console.print(Text(summary.FINDINGS, "bold"))
     for message in found:
-        _print_hanging(Text("- "), Text(message), console)
+        print_hanging(Text("- "), Text(message), console)
     console.print()
 
 
@@ -157,13 +157,13 @@ def _print_gates(report: Report, console: Console) -> None:
             (set_cell_size(verdict, widths[0]), _STYLES[verdict]),
             set_cell_size(keep_start(gate, most), widths[1]),
         )
-        _print_hanging(label, Text(f"{value}  {reason}".rstrip()), console)
+        print_hanging(label, Text(f"{value}  {reason}".rstrip()), console)
     verdict = (report.verdict or "").upper()
     console.print(Text.assemble("Verdict: ", (verdict, _STYLES.get(verdict, ""))))
     console.print()
 
 
-def _print_hanging(label: Text, text: Text, console: Console) -> None:
+def print_hanging(label: Text, text: Text, console: Console) -> None:
     """Print a label and a text behind it, whose further lines stand under its first."""
     indent = label.cell_len
     for line in text.wrap(console, max(console.width - indent, _NUMBER), overflow="fold"):

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,15 @@ def corpus_of(given: Texts) -> Corpus:
     if not documents:
         raise CorpusError(f"{name} is empty: there is no text to score")
     return Corpus(name=name, sha256=digest.hexdigest(), documents=tuple(documents))
+
+
+def read_corpora(given: Sequence[str | Texts], split: DocumentSplit) -> list[Corpus]:
+    """Read the corpora that a user named, or gave.
+
+    Raises:
+        CorpusError: as ``read_corpus``.
+    """
+    return [corpus_of(one) if isinstance(one, Texts) else read_corpus(one, split) for one in given]
 
 
 def read_corpus(path: str, split: DocumentSplit = "file") -> Corpus:

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 import numpy as np
 import pytest
 
-from klcli.choices import Format
+from klcli.choices import ENDINGS, Format
 from klcli.errors import KlcliError, UsageError
 from klcli.judge.report import Report, Tokens
 from klcli.render.data import RENDERERS, format_of, render_csv, render_json, render_jsonl
@@ -159,10 +159,10 @@ def test_a_saved_report_has_no_tokens_to_write(format_: Format) -> None:
     [("a.json", "json"), ("a/b.JSONL", "jsonl"), ("a.b.csv", "csv"), ("a.md", "markdown")],
 )
 def test_the_ending_says_the_format(path: str, format_: str) -> None:
-    assert format_of(path) == format_
+    assert format_of(path, ENDINGS) == format_
 
 
 @pytest.mark.parametrize("path", ["a.txt", "a", ".json", "json", "a.json.gz", ""])
 def test_an_unknown_ending_is_a_wrong_argument(path: str) -> None:
     with pytest.raises(UsageError, match=r"use one of \.json, \.jsonl, \.csv, \.md"):
-        format_of(path)
+        format_of(path, ENDINGS)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from klcli import compare, perplexity, record
+from klcli import compare, layers, perplexity, record
 from klcli.errors import SourceError
 from klcli.sources.hf import adapters, loading
 from klcli.sources.hf.quiet import quiet_transformers
@@ -88,6 +88,15 @@ def test_an_adapter_predicts_what_it_does_when_it_is_merged(
     record(adapter, corpus, tmp_path / "recording", limit=LIMIT)
     recorded = compare(base, tmp_path / "recording", limit=LIMIT)
     assert recorded.metrics["kl"]["mean"] == pytest.approx(beside.metrics["kl"]["mean"], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "ia3"])
+def test_an_adapter_parts_from_its_base_and_not_from_what_it_is_merged_into(
+    kind: str, make: Any, base: Path, corpus: Path
+) -> None:
+    adapter, merged = make(kind)
+    assert layers(base, adapter, corpus, limit=LIMIT).first_apart == "block 0"
+    assert layers(adapter, merged, corpus, limit=LIMIT).first_apart is None
 
 
 def test_an_adapter_without_an_effect_is_told(make: Any, base: Path, corpus: Path) -> None:

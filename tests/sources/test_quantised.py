@@ -21,7 +21,7 @@ from transformers import (
     TorchAoConfig,
 )
 
-from klcli import compare, record
+from klcli import compare, layers, record
 from klcli.sources.hf.loading import load_model
 from klcli.sources.hf.quiet import quiet_transformers
 from klcli.sources.hf.tokenizer import load_tokenizer
@@ -167,6 +167,15 @@ def test_a_recording_of_it_gives_the_same_kl(
     live = compare(plain, quantised, corpus, limit=WINDOWS)
     recorded = compare(plain, tmp_path / "recording", limit=WINDOWS)
     assert recorded.metrics["kl"]["mean"] == pytest.approx(live.metrics["kl"]["mean"], rel=1e-9)
+
+
+def test_it_parts_from_what_it_was_made_of_in_the_first_block(
+    plain: Path, quantised: Path, corpus: Path
+) -> None:
+    found = layers(plain, quantised, corpus, limit=1)
+    assert found.first_apart == "block 0"
+    assert found.layers[0].error < 0.01
+    assert layers(quantised, quantised, corpus, limit=1).first_apart is None
 
 
 def test_one_weight_that_changes_changes_the_digest(quantised: Path, tmp_path: Path) -> None:

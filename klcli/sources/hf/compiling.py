@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from klcli.errors import SourceError
+from klcli.sources.hf.blocks import stacks
 
 
 def compile_blocks(model: Any) -> None:
@@ -18,20 +19,11 @@ def compile_blocks(model: Any) -> None:
     Raises:
         SourceError: there are no blocks.
     """
-    blocks = max(_stacks(model), key=len, default=None)
+    blocks = max(stacks(model), key=len, default=None)
     if blocks is None:
         raise SourceError(f"{type(model).__name__} has no stack of blocks: leave out --compile")
     for block in blocks:
         block.compile(dynamic=True)
-
-
-def _stacks(module: torch.nn.Module) -> Iterator[torch.nn.ModuleList]:
-    """The lists of modules in a model, without those inside of others, such as experts."""
-    for child in module.children():
-        if isinstance(child, torch.nn.ModuleList):
-            yield child
-        else:
-            yield from _stacks(child)
 
 
 @contextlib.contextmanager

@@ -32,13 +32,17 @@ from klcli.sources.options import LoadOptions
 from klcli.storage.files import FileState
 
 
-def open_model(spec: str | GivenModel, options: LoadOptions) -> ModelSource:
+def open_model(
+    spec: str | GivenModel, options: LoadOptions, beside: Source | None = None
+) -> ModelSource:
     """Load a model, or take the one that a caller has loaded.
 
     Raises:
         SourceError: as ``load_model``.
     """
-    return open_given(spec, options) if isinstance(spec, GivenModel) else load_model(spec, options)
+    if isinstance(spec, GivenModel):
+        return open_given(spec, options)
+    return load_model(spec, options, beside)
 
 
 def load_model(spec: str, options: LoadOptions, beside: Source | None = None) -> ModelSource:

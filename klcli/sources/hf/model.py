@@ -1,5 +1,6 @@
 """What causal and masked models have in common: they read batches within a budget of ids."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -13,6 +14,7 @@ from klcli.choices import Task
 from klcli.errors import Notice, SourceError, gist, is_out_of_memory
 from klcli.sources.devices import batch_tokens_for
 from klcli.sources.head import Head
+from klcli.sources.hf.blocks import Read, Taps, names_of, running_blocks
 from klcli.sources.hf.fingerprint import weights_digest
 from klcli.sources.hf.heads import Place, heads_of, place_of
 from klcli.sources.hf.limits import longest_of
@@ -25,6 +27,7 @@ from klcli.sources.hf.proof import (
     prove_head,
 )
 from klcli.sources.hf.sharing import Base
+from klcli.sources.layers import LayerStates
 from klcli.sources.rows import HeadRows, TensorRows, block_rows
 from klcli.storage.files import FileState, check_state
 from klcli.text.vocabulary import Vocabulary
@@ -73,6 +76,7 @@ class ModelSource(ABC):
         self.state_dtype: torch.dtype = model.dtype
         self._digest: str | None = None
         self.base: Base | None = None
+        self._found: Sequence[torch.nn.Module] | None = None
         self._files: Mapping[Path, FileState] = {}
         self.provenance: dict[str, Any] = {
             "source": name,
@@ -114,19 +118,83 @@ class ModelSource(ABC):
         self, ids: Tensor, places: Tensor, head: Callable[[Tensor], Tensor] | None
     ) -> HeadRows | TensorRows:
         """Rows at ``places`` (rows,), which count through the flattened ``ids`` (n, length)."""
-        read = self._logits if self._head is None else self._hidden
+        return self._as_rows(self._read(self._end, ids, places), head)
+
+    @property
+    def _end(self) -> Read:
+        """What reads the end of the model: what its head is given, or else its logits."""
+        return self._logits if self._head is None else self._hidden
+
+    def _as_rows(
+        self, end: Tensor, head: Callable[[Tensor], Tensor] | None
+    ) -> HeadRows | TensorRows:
+        if head is None:
+            return TensorRows(end)
+        return HeadRows(end, head, block_rows(self.width, self._dtype.itemsize))
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """What the model calls its blocks, in the order in which they run.
+
+        Raises:
+            SourceError: it has none.
+        """
+        return names_of(self._model, self._blocks())
+
+    def states(self, batch: Sequence[Window]) -> LayerStates:
+        """What it holds between its layers at the scored rows of a batch. See ``LayerStates``.
+
+        Raises:
+            SourceError: the model fails on a batch, or its layers cannot be told apart.
+        """
+        return self._states(*self._sequences(batch))
+
+    def states_read_otherwise(self, batch: Sequence[Window]) -> LayerStates:
+        """The same, read one sequence at a time, or two where it was read one at a time.
+
+        Raises:
+            SourceError: as ``states``.
+        """
+        ids, places = self._sequences(batch)
+        together = min(len(ids), self.batch_tokens // ids.shape[1])
+        again = copy.copy(self)
+        again.batch_tokens = 1 if together > 1 else 2 * ids.shape[1]
+        return again._states(ids if len(ids) > 1 else ids.repeat(2, 1), places)
+
+    @torch.inference_mode()
+    def _states(self, ids: Tensor, places: Tensor) -> LayerStates:
+        taps = Taps(self.name, self._blocks(), self._end)
+        embedding, *blocks, end = taps.apart(self._read(taps, ids, places))
+        hidden = {"embedding": embedding}
+        hidden |= {f"block {number}": state for number, state in enumerate(blocks)}
+        if self._head is None:
+            return LayerStates(hidden=hidden, logits=self._as_rows(end, None))
+        hidden["final"] = end
+        return LayerStates(hidden=hidden, logits=self._as_rows(end, self._head.reusing()))
+
+    @torch.inference_mode()
+    def _blocks(self) -> Sequence[torch.nn.Module]:
+        """Its blocks, found once by a probe."""
+        if self._found is None:
+            self._found = running_blocks(self._model, lambda: self._all_logits(self._probe()))
+            self._memory.restore()
+        return self._found
+
+    def _read(self, read: Read, ids: Tensor, places: Tensor) -> Tensor:
+        """What ``read`` makes of the rows.
+
+        Raises:
+            SourceError: the model fails on them.
+        """
         try:
-            states = self._within_memory(read, ids, places)
+            return self._within_memory(read, ids, places)
         except (RuntimeError, MemoryError, ValueError, IndexError) as error:
             raise SourceError(
                 f"{self.name} fails on a batch of {ids.shape[0]} x {ids.shape[1]} tokens: "
                 f"{gist(error)}; try a smaller --batch-tokens or --context"
             ) from error
-        if head is None:
-            return TensorRows(states)
-        return HeadRows(states, head, block_rows(self.width, self._dtype.itemsize))
 
-    def _within_memory(self, read: Any, ids: Tensor, places: Tensor) -> Tensor:
+    def _within_memory(self, read: Read, ids: Tensor, places: Tensor) -> Tensor:
         """What ``read`` makes of the rows, with half the budget from now on if memory runs out."""
         while True:
             try:
@@ -139,7 +207,7 @@ class ModelSource(ABC):
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _in_passes(self, read: Any, ids: Tensor, places: Tensor) -> Tensor:
+    def _in_passes(self, read: Read, ids: Tensor, places: Tensor) -> Tensor:
         """What ``read`` makes of the rows, in as many forward passes as the budget asks for."""
         length = ids.shape[1]
         step = max(1, self.batch_tokens // length)
@@ -157,7 +225,7 @@ class ModelSource(ABC):
         joined = torch.cat(parts)
         return joined[order.argsort().to(joined.device)]
 
-    def _from_the_start(self, read: Any, ids: Tensor, places: Tensor) -> Tensor:
+    def _from_the_start(self, read: Read, ids: Tensor, places: Tensor) -> Tensor:
         """What ``read`` makes of the rows by a model that has seen nothing before."""
         states: Tensor = read(ids.to(self.device), places.to(self.device))
         self._memory.restore()

@@ -1,0 +1,102 @@
+"""The keyword arguments of the public functions, named like the options of the command line."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
+
+from klcli.choices import (
+    Bos,
+    DocumentSplit,
+    DtypeName,
+    NoiseFloor,
+    Pll,
+    SpecialTokens,
+    TaskChoice,
+    ValueChoice,
+)
+from klcli.hooks import Progress
+from klcli.sources.given import SupportsShape
+from klcli.text.protocols import ProtocolName
+
+AnyPath = str | os.PathLike[str]
+Corpora = AnyPath | Sequence[AnyPath]
+"""Paths of texts, or the texts themselves."""
+Model = AnyPath | tuple[Any, Any] | SupportsShape
+"""A path or a name of the Hub, ``(model, tokenizer)``, ``logits``, or ``(logits, token_ids)``."""
+
+
+class ReadOptions(TypedDict, total=False):
+    """How a model is opened, and how it reads a text.
+
+    docs/python.md says what each does.
+    """
+
+    protocol: ProtocolName | None
+    context: int | None
+    stride: int | None
+    score_from: int | None
+    bos: Bos
+    special_tokens: SpecialTokens | None
+    documents: DocumentSplit | None
+    limit: int | None
+    pll: Pll | None
+    mask_every: int | None
+    task: TaskChoice
+    dtype: DtypeName
+    device: str
+    revision: str | None
+    trust_remote_code: bool
+    adapter: AnyPath | None
+    allow_unused_weights: bool
+    allow_other_architecture: bool
+    batch_tokens: int | None
+    progress: Progress | None
+    status: Callable[[str], None] | None
+    announce: Callable[[str], None] | None
+
+
+class RunOptions(ReadOptions, total=False):
+    """Keyword arguments of ``perplexity``, and with those of ``CompareOptions`` of ``compare``."""
+
+    compile: bool
+    values: ValueChoice
+    token_ids: AnyPath | None
+    tokenizer: AnyPath | None
+    gates: Sequence[str]
+    allow_excluded: bool
+    gate_confidence: float | None
+    baseline: AnyPath | None
+    until: str | None
+    kl_bound: float | None
+    seed: int
+    run: AnyPath | None
+    shard: str | None
+
+
+class SidedOptions(TypedDict, total=False):
+    """How one of two models is opened; it goes before what stands for both."""
+
+    reference_dtype: DtypeName | None
+    candidate_dtype: DtypeName | None
+    reference_device: str | None
+    candidate_device: str | None
+    reference_revision: str | None
+    candidate_revision: str | None
+    reference_adapter: AnyPath | None
+    candidate_adapter: AnyPath | None
+
+
+class CompareOptions(RunOptions, SidedOptions, total=False):
+    """Keyword arguments of ``compare`` beside those of ``RunOptions``."""
+
+    outliers: int
+    one_at_a_time: bool
+    noise_floor: NoiseFloor | None
+    reference_values: ValueChoice | None
+    candidate_values: ValueChoice | None
+    reference_token_ids: AnyPath | None
+    candidate_token_ids: AnyPath | None
+
+
+class LayersOptions(ReadOptions, SidedOptions, total=False):
+    """Keyword arguments of ``layers``."""

@@ -1,0 +1,116 @@
+"""The flow of ``klcli layers``: open → align → measure → conclude."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from klcli import torchrun
+from klcli.align import Alignment, align
+from klcli.errors import SourceError, UsageError
+from klcli.judge.layers import Layers, conclude_layers
+from klcli.measure.layers import measure_layers
+from klcli.request import Measurement
+from klcli.sources.conditions import conditions_of
+from klcli.sources.given import GivenLogits
+from klcli.sources.hf.given import as_found
+from klcli.sources.hf.loading import open_model
+from klcli.sources.hf.model import ModelSource
+from klcli.sources.kinds import kind_of
+from klcli.text.corpus import Corpus, read_corpora
+from klcli.text.scope import Scope
+from klcli.text.windows import Window, WindowTable
+
+DEFAULT_TOKENS = 2048
+"""How many tokens are read where no limit is given: errors of layers need no long text."""
+BATCH_TOKENS = 2048
+"""The most ids that are read at once where nothing is given: states of all layers are kept."""
+MASK_EVERY = 16
+"""Which of the tokens are hidden from masked models at once where nothing is given."""
+
+
+def compare_layers(request: Measurement) -> Layers:
+    """Compare what two models hold in each of their layers.
+
+    Raises:
+        KlcliError: an input cannot be read, is not a model, or does not fit the other.
+    """
+    _check(request)
+    corpora = read_corpora(request.corpora, request.scope.split)
+    with as_found(request.specs):
+        return _compared(request, corpora)
+
+
+def _compared(request: Measurement, corpora: Sequence[Corpus]) -> Layers:
+    reference, candidate = _opened(request)
+    request.hooks.begin("reading the text")
+    whole, alignment = _aligned((reference, candidate), corpora, request.scope)
+    measured = measure_layers(
+        alignment.table,
+        reference,
+        candidate,
+        batch_tokens=request.batch_tokens or BATCH_TOKENS,
+        progress=request.hooks.progress,
+    )
+    return conclude_layers(
+        measured,
+        reference.block_names,
+        alignment,
+        conditions_of((reference, candidate)),
+        _counts(alignment.table, whole),
+    )
+
+
+def _check(request: Measurement) -> None:
+    """Find out before anything is loaded whether both sides are models, and there is a text."""
+    if torchrun.world_size() > 1:
+        raise UsageError("klcli layers runs in one process: run it without torchrun")
+    for spec in request.specs:
+        if (kind := kind_of(spec)) != "model":
+            raise SourceError(
+                f"{spec} is a {kind}, which does not hold what is between the layers of a model: "
+                "give the model itself"
+            )
+    if not request.corpora:
+        raise UsageError("name a CORPUS: a text file, or - for stdin")
+
+
+def _opened(request: Measurement) -> tuple[ModelSource, ModelSource]:
+    opened: list[ModelSource] = []
+    for spec, load in zip(request.specs, request.loads, strict=True):
+        request.hooks.begin(f"loading {spec}")
+        assert not isinstance(spec, GivenLogits)  # which is not a model
+        opened.append(open_model(spec, load, opened[0] if opened else None))
+    reference, candidate = opened
+    return reference, candidate
+
+
+def _aligned(
+    sources: Sequence[ModelSource], corpora: Sequence[Corpus], scope: Scope
+) -> tuple[WindowTable, Alignment]:
+    """The windows of the whole text, and those that are read."""
+    if sources[0].task == "masked" and scope.mask_every is None and scope.pll is None:
+        scope = replace(scope, mask_every=MASK_EVERY)
+    found = align(sources, corpora, replace(scope, limit=None))
+    whole, limit = found.table, scope.limit
+    table = _first_tokens(whole) if limit is None else whole.limited(limit)
+    table = replace(table, protocol=dict(table.protocol) | {"limit": limit})
+    return whole, replace(found, table=table)
+
+
+def _first_tokens(table: WindowTable) -> WindowTable:
+    """The first windows of a table: as many as have the default number of tokens, at least one."""
+    tokens, kept = 0, list[Window]()
+    for window in table.windows:
+        tokens += len(window.targets)
+        if kept and tokens > DEFAULT_TOKENS:
+            break
+        kept.append(window)
+    return replace(table, windows=tuple(kept))
+
+
+def _counts(table: WindowTable, whole: WindowTable) -> dict[str, int]:
+    return {
+        "tokens": table.tokens,
+        "tokens_in_all": whole.tokens,
+        "windows": len(table.windows),
+        "windows_in_all": len(whole.windows),
+    }
