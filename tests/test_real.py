@@ -91,10 +91,10 @@ def test_bfloat16_parts_nowhere_and_a_block_that_was_changed_is_named(
 ) -> None:
     coarse = load_model(str(smollm2_file), LoadOptions(device="cpu", dtype="bfloat16"))
 
-    def loaded(_spec: str, options: LoadOptions) -> ModelSource:
+    def loaded(_spec: str, options: LoadOptions, _beside: Source | None) -> ModelSource:
         return coarse if options.dtype == "bfloat16" else smollm2
 
-    monkeypatch.setattr("klcli.layerwise.load_model", loaded)
+    monkeypatch.setattr("klcli.layerwise.open_model", loaded)
     settings: LayersOptions = {"candidate_dtype": "bfloat16", "context": 48, "limit": 1}
     found = layers(smollm2_file, smollm2_file, wikitext, **settings)
     assert len(found.layers) == 33

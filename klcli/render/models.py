@@ -50,27 +50,27 @@ def _quantisation(model: Mapping[str, Any]) -> Iterator[str]:
         return
     kind = given.get("type")
     yield f"{given['method']} {kind}" if kind else str(given["method"])
-    if given["bits"] is not None:
-        groups = given["group_size"]
+    if given.get("bits") is not None:
+        groups = given.get("group_size")
         yield f"{given['bits']}-bit weights" + (f" in groups of {groups}" if groups else "")
-    if given["dequantised"]:
+    if given.get("dequantised"):
         yield "dequantised on loading"
     yield from _activations(given)
-    if given["head"]:
+    if given.get("head"):
         yield "quantised head"
 
 
 def _of_gguf(given: Mapping[str, Any], model: Mapping[str, Any]) -> str:
-    types = given["types"]
+    types = given.get("types") or {}
     most = max(types, key=lambda name: (not name.startswith("F"), types[name]), default="GGUF")
     return (
         f"{most} dequantised to {model['dtype']} (llama.cpp also rounds activations), "
-        f"head {given['head_type']}"
+        f"head {given.get('head_type')}"
     )
 
 
 def _activations(given: Mapping[str, Any]) -> Iterator[str]:
-    stated, runs = given["activations"], given["activations_run"]
+    stated, runs = given.get("activations"), given.get("activations_run")
     if stated is not None:
         yield f"{stated}-bit activations" + (", not rounded here" if runs is False else "")
     elif runs:

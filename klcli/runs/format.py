@@ -4,7 +4,14 @@ from typing import Any, get_args
 
 from klcli.choices import RowKind
 from klcli.storage import schema
-from klcli.storage.manifest import ENTRY, SPECIAL_IDS, TOKENIZER, FolderFormat, manifest_schema
+from klcli.storage.manifest import (
+    ENTRY,
+    SPECIAL_IDS,
+    TOKENIZER,
+    FolderFormat,
+    manifest_schema,
+    model_schema,
+)
 from klcli.storage.schema import SchemaError
 
 _PART = {
@@ -20,7 +27,7 @@ _MANIFEST = manifest_schema(
         "paired": schema.flag,
         "keep": schema.count,
         "vocabulary_size": schema.positive,
-        "models": schema.each(schema.fields({"source": schema.text})),
+        "models": schema.each(model_schema("source")),
         "environment": schema.fields({"klcli": schema.text}),
         "notices": schema.items(schema.fields({"code": schema.text, "message": schema.text})),
         "names": schema.either(

@@ -45,6 +45,25 @@ _PROTOCOL = schema.each(
 )
 
 
+def model_schema(*texts: str) -> schema.Check:
+    """What a model's provenance must look like: texts that are needed, and what is shown of it."""
+    quantised = {
+        **dict.fromkeys(("type", "head_type"), schema.maybe(schema.text)),
+        **dict.fromkeys(("bits", "activations"), schema.maybe(schema.number)),
+        **dict.fromkeys(("dequantised", "head", "activations_run"), schema.maybe(schema.flag)),
+        "types": schema.each(schema.count),
+    }
+    return schema.fields(
+        dict.fromkeys(texts, schema.text),
+        {
+            "parameters": schema.maybe(schema.count),
+            "bits_per_weight": schema.maybe(schema.number),
+            "quantization": schema.maybe(schema.fields({"method": schema.text}, quantised)),
+            "settings": schema.table,
+        },
+    )
+
+
 def manifest_schema(own: Mapping[str, Check]) -> Check:
     """What a manifest must look like: what all have, and what one kind of folder has."""
     shared = {

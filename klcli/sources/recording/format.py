@@ -28,7 +28,14 @@ from typing import Any, get_args
 from klcli.choices import RecordingKind, Task
 from klcli.sources.slow_tokenizer import read_backend
 from klcli.storage import schema, tables
-from klcli.storage.manifest import ENTRY, SPECIAL_IDS, TOKENIZER, FolderFormat, manifest_schema
+from klcli.storage.manifest import (
+    ENTRY,
+    SPECIAL_IDS,
+    TOKENIZER,
+    FolderFormat,
+    manifest_schema,
+    model_schema,
+)
 from klcli.storage.schema import SchemaError
 from klcli.text.vocabulary import Vocabulary
 
@@ -39,7 +46,7 @@ _HEAD = {"size": schema.positive, "multiplier": _SCALE, "divisor": _SCALE, "soft
 _MANIFEST = manifest_schema(
     {
         "kind": schema.word(*get_args(RecordingKind)),
-        "model": schema.fields(dict.fromkeys(("source", "dtype", "architecture"), schema.text)),
+        "model": model_schema("source", "dtype", "architecture"),
         "vocabulary": SPECIAL_IDS,
         "width": schema.positive,
         "dtype": schema.word("float16", "bfloat16", "float32", "float64"),
