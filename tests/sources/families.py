@@ -207,7 +207,7 @@ def _shrink(config: Any) -> Any:
     sizes = SIZES | (LATENT if _is_latent(config) else {})
     for name, size in sizes.items():
         if type(_of_all_layers(config, name)) is int:
-            with contextlib.suppress(AttributeError, NotImplementedError):  # it is worked out
+            with contextlib.suppress(AttributeError, RuntimeError):  # it is worked out
                 setattr(config, name, size)
     for name in ("layer_types", "mlp_layer_types"):
         if isinstance(types := _of_all_layers(config, name), list):
