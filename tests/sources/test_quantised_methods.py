@@ -12,7 +12,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizer_hqq import HqqHfQuantizer
 
 from klcli.errors import SourceError
-from klcli.sources.hf import quantised
+from klcli.sources.hf import methods
 from tests.cli.test_bad_input import assert_refused
 from tests.running import Run
 
@@ -34,7 +34,7 @@ def _name(folder: Path, **settings: Any) -> None:
 
 def test_every_method_of_transformers_is_known() -> None:
     theirs = {name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZER_MAPPING}
-    assert theirs == {*quantised.METHODS} | PLAIN
+    assert theirs == {*methods.METHODS} | PLAIN
 
 
 def test_transformers_has_no_code_for_weights_of_hqq_yet() -> None:
@@ -68,7 +68,7 @@ def test_a_package_that_is_missing_is_named(
     method: str,
     packages: str,
 ) -> None:
-    monkeypatch.setattr(quantised, "find_spec", lambda _: None)
+    monkeypatch.setattr(methods, "find_spec", lambda _: None)
     _name(folder, quant_method=method)
     done = klcli("perplexity", folder, corpus)
     says = f"{folder} is quantised with {method}: pip install {packages} to run it"
@@ -102,10 +102,10 @@ def test_four_bits_of_torchao_say_what_they_need(
     _name(folder, quant_method="torchao", quant_type=kind)
     done = klcli("perplexity", folder, corpus, "--device", "cpu")
     assert_refused(done, 1, "torchao (Int4WeightOnlyConfig), which runs on a GPU only")
-    monkeypatch.setattr(quantised, "find_spec", lambda name: None if name == "mslk" else name)
+    monkeypatch.setattr(methods, "find_spec", lambda name: None if name == "mslk" else name)
     config = SimpleNamespace(quantization_config={"quant_method": "torchao", "quant_type": kind})
     with pytest.raises(SourceError, match="pip install mslk-cuda to run it"):
-        quantised.check_method("model", config, "cuda:0")
+        methods.check_method("model", config, "cuda:0")
 
 
 def test_a_config_whose_weights_are_not_of_its_method_says_so(

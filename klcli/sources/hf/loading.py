@@ -19,10 +19,10 @@ from klcli.sources.hf.compiling import compile_blocks, compiling
 from klcli.sources.hf.gguf_config import gguf_config
 from klcli.sources.hf.gguf_file import GGUFFile, gguf_file, left_over
 from klcli.sources.hf.given import open_given
+from klcli.sources.hf.methods import check_codes, check_method
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.hf.placement import spread_over_devices
 from klcli.sources.hf.provenance import bytes_of, describe
-from klcli.sources.hf.quantised import check_codes, check_method
 from klcli.sources.hf.quiet import quiet_transformers
 from klcli.sources.hf.sharing import Base, key_of, twin
 from klcli.sources.hf.tasks import SOURCES

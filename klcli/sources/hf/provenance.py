@@ -7,7 +7,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from klcli.sources.hf.checkpoint import Checkpoint
 from klcli.sources.hf.gguf_file import GGUFFile
-from klcli.sources.hf.intact import WEIGHTS
+from klcli.sources.hf.intact import weight_files
 from klcli.sources.hf.quantization import features, quantization_of
 from klcli.sources.hf.settings import settings_of
 
@@ -56,13 +56,7 @@ def bytes_of(checkpoint: Checkpoint) -> int | None:
     folder = _folder_of(checkpoint)
     if folder is None:
         return None
-    first = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if first is None:
-        return None
-    if first.suffix != ".json":
-        return first.stat().st_size
-    stem, suffix = first.name.removesuffix(".index.json").rsplit(".", 1)
-    return sum(part.stat().st_size for part in folder.glob(f"{stem}-*.{suffix}"))
+    return sum(path.stat().st_size for path in weight_files(folder)) or None
 
 
 def _folder_of(checkpoint: Checkpoint) -> Path | None:
