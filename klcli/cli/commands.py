@@ -139,14 +139,14 @@ def layers(
     token is hidden at once unless --pll or --mask-every is given.
     """  # noqa: D301
     from klcli.api import layers as run
-    from klcli.render.files import check_outputs
-    from klcli.render.layers import write_layers
+    from klcli.render.files import check_outputs, write_outputs
+    from klcli.render.layers import WRITERS
 
     check_outputs(outputs, (reference, candidate, *corpus, *_places(**options)), LAYERS_ENDINGS)
     with progress_hooks(quiet) as hooks:
         files = [Named(path) for path in corpus]
         found = run(reference, candidate, files, **(options | hooks))
-    write_layers(found, outputs)
+    write_outputs(found, outputs, endings=LAYERS_ENDINGS, writers=WRITERS)
     for warning in () if quiet else found.warnings:
         say(f"Warning: {warning.message}")
     print_layers(found, format_)
