@@ -29,14 +29,17 @@ RowKind = Literal["logits", "log_probs", "truncated", "topk"]
 SliceBy = Literal["confidence", "position", "kind"]
 TokenChoice = Literal["all", "outliers", "none"]
 Format = Literal["table", "json", "jsonl", "csv", "markdown"]
-FileFormat = Literal["json", "jsonl", "csv", "markdown"]
+FileFormat = Literal["json", "jsonl", "csv", "parquet", "markdown", "svg", "png"]
 LayersFormat = Literal["table", "json", "markdown"]
 
 ENDINGS: Mapping[str, FileFormat] = {
     ".json": "json",
     ".jsonl": "jsonl",
     ".csv": "csv",
+    ".parquet": "parquet",
     ".md": "markdown",
+    ".svg": "svg",
+    ".png": "png",
 }
 """The format of a file by the ending of its name; of several endings the longest counts."""
 

@@ -13,8 +13,10 @@ from typing import Any, BinaryIO, NamedTuple, TextIO
 from klcli.choices import FileFormat, Format
 from klcli.errors import UsageError
 from klcli.judge.report import Report
+from klcli.render.arrow import render_parquet
 from klcli.render.data import render_csv, render_json, render_jsonl
 from klcli.render.markdown import render_markdown
+from klcli.render.pictures import render_png, render_svg
 from klcli.render.view import View
 
 Printer = Callable[[Report, TextIO, View], None]
@@ -53,11 +55,20 @@ WRITERS: Mapping[FileFormat, Writer] = {
     "json": as_text(render_json),
     "jsonl": as_text(render_jsonl),
     "csv": as_text(render_csv),
+    "parquet": render_parquet,
     "markdown": as_text(render_markdown),
+    "svg": render_svg,
+    "png": render_png,
 }
 """What writes a report to a file, by format."""
 
-EXTRAS: Mapping[FileFormat, Extra] = {}
+_PICTURES = Extra("html", ("altair", "vl_convert"))
+
+EXTRAS: Mapping[FileFormat, Extra] = {
+    "parquet": Extra("parquet", ("pyarrow",)),
+    "svg": _PICTURES,
+    "png": _PICTURES,
+}
 """The formats that need more than klcli always has."""
 
 
