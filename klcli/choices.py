@@ -29,15 +29,15 @@ RowKind = Literal["logits", "log_probs", "truncated", "topk"]
 SliceBy = Literal["confidence", "position", "kind"]
 TokenChoice = Literal["all", "outliers", "none"]
 Format = Literal["table", "json", "jsonl", "csv", "markdown"]
-FileFormat = Literal["json", "jsonl", "csv", "parquet", "markdown", "svg", "png"]
+FileFormat = Literal["json", "jsonl", "csv", "markdown", "parquet", "svg", "png"]
 LayersFormat = Literal["table", "json", "markdown"]
 
 ENDINGS: Mapping[str, FileFormat] = {
     ".json": "json",
     ".jsonl": "jsonl",
     ".csv": "csv",
-    ".parquet": "parquet",
     ".md": "markdown",
+    ".parquet": "parquet",
     ".svg": "svg",
     ".png": "png",
 }

@@ -6,7 +6,7 @@ beyond the packages that klcli always has it imports when it runs.
 
 import importlib.util
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
@@ -55,8 +55,8 @@ WRITERS: Mapping[FileFormat, Writer] = {
     "json": as_text(render_json),
     "jsonl": as_text(render_jsonl),
     "csv": as_text(render_csv),
-    "parquet": render_parquet,
     "markdown": as_text(render_markdown),
+    "parquet": render_parquet,
     "svg": render_svg,
     "png": render_png,
 }
@@ -96,8 +96,12 @@ def check_extra(path: str, format_: FileFormat) -> None:
     extra = EXTRAS.get(format_)
     if extra is None:
         return
-    missing = [one for one in extra.modules if importlib.util.find_spec(one) is None]
-    if missing:
+    if missing := missing_of(extra.modules):
         raise UsageError(
             f"--output {path} needs {' and '.join(missing)}: pip install 'klcli[{extra.name}]'"
         )
+
+
+def missing_of(modules: Iterable[str]) -> list[str]:
+    """Those of some modules that are not installed."""
+    return [one for one in modules if importlib.util.find_spec(one) is None]

@@ -22,8 +22,8 @@ _NAME = 32
 """Cells of the longest name beside a point."""
 _CELL, _LINE, _DOT = 6.3, 13, 8
 """The width of a cell of text, its height, and what a point takes, in pixels."""
-_PARTS = re.compile(r".*[-_./ ]", re.DOTALL)
-"""What ends where a new part of a name begins."""
+_PARTS = re.compile(r".*[-./ ]", re.DOTALL)
+"""What ends where a new part of a name begins; ``Q4_K_M`` is one part."""
 _LINE_OF_TEXT = 88
 """Cells of a line above the picture."""
 _UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
