@@ -18,7 +18,7 @@ from klcli.errors import KlcliError
 from klcli.judge.report import Along, Distribution, Report, Slice
 from klcli.measure.scores import TokenScores
 from klcli.render.drawing import LIGHT, WIDTH, Row, Theme, Words, chart_of, log_axis, svg_of
-from klcli.render.models import base_name_of
+from klcli.render.models import labels_of
 from klcli.render.numbers import count
 from klcli.render.summary import at_least, is_masked, scored_tokens
 
@@ -94,7 +94,7 @@ def nll_plane(report: Report, theme: Theme = LIGHT) -> str:
     scores = scored_tokens(report).scores
     end = _largest_nll(scores)
     scale = alt.Scale(domain=[0, end], nice=False)
-    names = {side: base_name_of(model) for side, model in report.models.items()}
+    names = labels_of(report.models)
     x = alt.X("x:Q", title=f"NLL of {names['reference']}, nats", scale=scale)
     y = alt.Y("y:Q", title=f"NLL of {names['candidate']}, nats", scale=scale)
     cells = chart_of(list(_cells(scores, end)), _SQUARE, _SQUARE)
@@ -296,7 +296,7 @@ def _about_along(report: Report, parts: Along) -> Words:
 
 
 def _about_plane(report: Report) -> Words:
-    names = [base_name_of(model) for model in report.models.values()]
+    names = list(labels_of(report.models).values())
     means = [report.metrics[f"nll_{side}"]["mean"] for side in report.models]
     said = [
         f"{name} {'unknown' if x is None else f'{x:.3g}'}"
@@ -324,7 +324,7 @@ def _about_slices(report: Report, by: SliceBy, rows: Iterable[Row]) -> Words:
 
 def _subject(report: Report) -> str:
     """What was measured, of which models, by their base names."""
-    names = [base_name_of(model) for model in report.models.values()]
+    names = list(labels_of(report.models).values())
     if report.command == "perplexity":
         return f"{_measure(report)} of {names[0]}"
     return f"KL({names[0]} || {names[1]})"  # fonts of pictures often lack the one sign ‖

@@ -6,8 +6,8 @@ from typing import Any
 
 from klcli.render.text import keep_end, visible
 
-_BASE_NAME = 40
-"""Cells of the longest base name."""
+_LABEL = 40
+"""Cells of the longest label."""
 
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
@@ -20,10 +20,10 @@ def name_of(model: Mapping[str, Any]) -> str:
     )
 
 
-def base_name_of(model: Mapping[str, Any]) -> str:
-    """The last part of the name, cut where it is long: for where there is little room."""
-    name = PurePath(str(model["source"])).name or str(model["source"])
-    return keep_end(visible(name, keep_spaces=True), _BASE_NAME)
+def labels_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The base name of each model, cut where it is long: for where there is little room."""
+    names = {role: PurePath(str(model["source"])).name for role, model in models.items()}
+    return {role: keep_end(visible(name, keep_spaces=True), _LABEL) for role, name in names.items()}
 
 
 def details_of(model: Mapping[str, Any]) -> str:
