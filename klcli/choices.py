@@ -28,8 +28,9 @@ RecordingChoice = Literal["auto", "hidden", "logits", "topk"]
 RowKind = Literal["logits", "log_probs", "truncated", "topk"]
 SliceBy = Literal["confidence", "position", "kind"]
 TokenChoice = Literal["all", "outliers", "none"]
+KeepTop = Literal["outliers", "all"]
 Format = Literal["table", "json", "jsonl", "csv", "markdown"]
-FileFormat = Literal["json", "jsonl", "csv", "markdown", "parquet", "svg", "png"]
+FileFormat = Literal["json", "jsonl", "csv", "markdown", "parquet", "svg", "png", "html"]
 LayersFormat = Literal["table", "json", "markdown"]
 
 ENDINGS: Mapping[str, FileFormat] = {
@@ -37,6 +38,7 @@ ENDINGS: Mapping[str, FileFormat] = {
     ".jsonl": "jsonl",
     ".csv": "csv",
     ".md": "markdown",
+    ".html": "html",
     ".parquet": "parquet",
     ".svg": "svg",
     ".png": "png",

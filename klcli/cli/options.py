@@ -419,9 +419,18 @@ recording_options = several(
 
 def judging_options(command: Command) -> Command:
     """Of the output options, those that a saved run can be shown with; outliers besides."""
-    return click.option(
-        "--outliers",
-        type=click.IntRange(min=0),
-        metavar="N",
-        help="How many outlier tokens are reported.  [default: as many as the run was made with]",
+    return several(
+        click.option(
+            "--open",
+            "browse",
+            is_flag=True,
+            help="Open the report in a browser, as a page in a temporary file.",
+        ),
+        click.option(
+            "--outliers",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="How many outlier tokens are reported.  [default: as many as the run was made "
+            "with]",
+        ),
     )(output_options(command))

@@ -15,6 +15,7 @@ from klcli.errors import UsageError
 from klcli.judge.report import Report
 from klcli.render.arrow import render_parquet
 from klcli.render.data import render_csv, render_json, render_jsonl
+from klcli.render.html import render_html
 from klcli.render.markdown import render_markdown
 from klcli.render.pictures import render_png, render_svg
 from klcli.render.view import View
@@ -57,15 +58,18 @@ WRITERS: Mapping[FileFormat, Writer] = {
     "csv": as_text(render_csv),
     "markdown": as_text(render_markdown),
     "parquet": render_parquet,
+    "html": as_text(render_html),
     "svg": render_svg,
     "png": render_png,
 }
 """What writes a report to a file, by format."""
 
 _PICTURES = Extra("html", ("altair", "vl_convert"))
+_PAGE = Extra("html", ("jinja2", "altair", "vl_convert"))
 
 EXTRAS: Mapping[FileFormat, Extra] = {
     "parquet": Extra("parquet", ("pyarrow",)),
+    "html": _PAGE,
     "svg": _PICTURES,
     "png": _PICTURES,
 }

@@ -14,7 +14,7 @@ from klcli.judge.gate import GateResult
 from klcli.judge.intervals import Metric
 from klcli.judge.report import CorpusResult, Outlier, Report, Slice, Tokens
 from klcli.judge.statistics import FLIP_FIELDS, MEAN_FIELDS, PROPORTION_FIELDS, VALUE_FIELDS
-from klcli.measure.scores import TokenScores, score_columns
+from klcli.measure.scores import SIDES, Alternatives, TokenScores, score_columns
 from klcli.render.terminal import render_terminal
 from klcli.render.view import View
 
@@ -126,6 +126,21 @@ def tokens(texts: Sequence[str] = WORDS, *, paired: bool = True, documents: int 
         scores=TokenScores(columns),
         texts=dict(enumerate(texts)),
         documents=[f"corpus-{number}.txt" for number in range(documents)],
+        ids=[np.flatnonzero(columns["document"] == number) for number in range(documents)],
+        flagged=np.arange(n) == n - 1,
+        alternatives=alternatives(n, paired=paired),
+    )
+
+
+def alternatives(n: int, *, paired: bool) -> Alternatives:
+    """What two models expected at each of ``n`` tokens: that one, and the first one."""
+    ids = np.stack([np.arange(n), np.zeros(n)], axis=1).astype(np.int32)
+    probabilities = np.tile(np.float32([0.75, 0.125]), (n, 1))
+    sides = SIDES if paired else ()
+    return Alternatives(
+        index=np.arange(n),
+        ids=dict.fromkeys(sides, ids),
+        probabilities=dict.fromkeys(sides, probabilities),
     )
 
 
