@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from klcli import __version__, torchrun
-from klcli.choices import ENDINGS, LAYERS_ENDINGS, Format, LayersFormat, SliceBy, TokenChoice
+from klcli.choices import (
+    ENDINGS,
+    FIRST_OUTLIERS,
+    LAYERS_ENDINGS,
+    Format,
+    LayersFormat,
+    SliceBy,
+    TokenChoice,
+)
 from klcli.cli.options import (
     Named,
     compare_options,
@@ -85,7 +93,9 @@ def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: 
 
     inputs = (reference, candidate, *corpus)
     files = [Named(path) for path in corpus]
-    return _run(lambda **hooks: run(reference, candidate, files, **hooks), inputs, **_typed(), **options)
+    return _run(
+        lambda **hooks: run(reference, candidate, files, **hooks), inputs, **_typed(), **options
+    )
 
 
 @cli.command()
@@ -276,15 +286,20 @@ def _run(
     job: Callable[..., "Report"],
     inputs: Sequence[str],
     *,
+    details: bool,
     tokens: TokenChoice,
     slices: tuple[SliceBy, ...],
     format_: Format,
     outputs: tuple[str, ...],
     quiet: bool,
     browse: bool = False,
+    outliers: int | None = None,
     **options: Any,
 ) -> int:
-    """Do the job with progress shown, write and print its report, and return the exit code."""
+    """Do the job with progress shown, write and print its report, and return the exit code.
+
+    Without ``outliers`` it reports as many as the job does by itself, and shows the first of them.
+    """
     from klcli.render.files import check_outputs, write_outputs
     from klcli.render.formats import check_extra, format_of
     from klcli.render.view import View
@@ -294,15 +309,18 @@ def _run(
         check_extra("report.html", "html")
     if browse or any(format_of(path, ENDINGS) == "html" for path in outputs):
         options["keep_top"] = "all"
+    if outliers is not None:
+        options["outliers"] = outliers
     with progress_hooks(quiet or not torchrun.is_first_rank()) as hooks:
         report = job(**options, **hooks)
     if not torchrun.is_first_rank():
         return ExitCode.DONE
-    view = View(tokens=tokens, slices=slices)
+    shown = FIRST_OUTLIERS if outliers is None else outliers
+    view = View(details=details, tokens=tokens, outliers=shown, slices=slices)
     write_outputs(report, outputs, view)
     if browse:
         open_page(report, view)
-    if not quiet:
+    if not quiet and format_ != "table":
         print_warnings(report, view)
     print_report(report, format_, view)
     return verdict_code(report.verdict)

@@ -19,7 +19,7 @@ from klcli.judge.report import Along, Distribution, Report, Slice
 from klcli.measure.scores import TokenScores
 from klcli.render.drawing import LIGHT, WIDTH, Row, Theme, Words, chart_of, log_axis, svg_of
 from klcli.render.models import labels_of
-from klcli.render.numbers import count
+from klcli.render.numbers import count, estimate, figure
 from klcli.render.summary import at_least, is_masked, scored_tokens
 
 _SQUARE = 340
@@ -192,7 +192,7 @@ def _quantiles(report: Report, shape: Distribution) -> Iterator[Row]:
     for name, height in _MARKED.items():
         at = report.metrics[shape.metric].get(name)
         if at is not None and first <= at <= last:
-            yield {"name": name, "x": at, "y": height, "said": f"{name} {at:.3g}"}
+            yield {"name": name, "x": at, "y": height, "said": f"{name} {figure(at)}"}
 
 
 def _mean_of(
@@ -202,7 +202,7 @@ def _mean_of(
     mean = report.metrics[metric]["mean"]
     if not _is_finite(mean) or not low <= mean <= high:
         return []
-    return [{"value": mean, "said": f"mean {mean:.3g}"}]
+    return [{"value": mean, "said": f"mean {figure(mean)}"}]
 
 
 def _ends(shape: Distribution) -> tuple[float, float]:
@@ -256,7 +256,7 @@ def _cells(scores: TokenScores, end: float) -> Iterator[Row]:
 def _slice_row(report: Report, one: Slice) -> dict[str, Any]:
     metric = _metric(report)
     mean, share = one.means[metric], one.means["share"]
-    value = "unknown" if mean is None else f"{mean:.3g}"
+    value = "unknown" if mean is None else figure(mean)
     of_all = "" if share is None else f", {share:.0%} of all {_measure(report)}"
     return {
         "slice": one.slice,
@@ -267,7 +267,7 @@ def _slice_row(report: Report, one: Slice) -> dict[str, Any]:
 
 def _about_distribution(report: Report, shape: Distribution) -> Words:
     quantiles = [
-        f"{name} {value:.3g}"
+        f"{name} {figure(value)}"
         for name in (*_MARKED, "max")
         if (value := report.metrics[shape.metric].get(name)) is not None
     ]
@@ -299,7 +299,7 @@ def _about_plane(report: Report) -> Words:
     names = list(labels_of(report.models).values())
     means = [report.metrics[f"nll_{side}"]["mean"] for side in report.models]
     said = [
-        f"{name} {'unknown' if x is None else f'{x:.3g}'}"
+        f"{name} {'unknown' if x is None else figure(x)}"
         for name, x in zip(names, means, strict=True)
     ]
     infinite = report.counts.get("infinite") or 0
@@ -337,8 +337,9 @@ def _headline(report: Report) -> str:
     tokens = count(report.counts["tokens"], "token")
     if mean is None:
         return tokens
-    interval = "" if low is None or high is None else f" (95 %: {low:.3g} to {high:.3g})"
-    return f"Mean {at_least(report, _metric(report))}{mean:.3g} nats{interval}, {tokens}"
+    said = estimate(mean, low, high)
+    interval = f" (95 %: {said.interval})" if said.interval else ""
+    return f"Mean {at_least(report, _metric(report))}{said.number} nats{interval}, {tokens}"
 
 
 def _not_drawn(shape: Distribution) -> list[str]:
@@ -357,7 +358,7 @@ def _aside(what: list[str]) -> list[str]:
 
 
 def _range(means: list[float]) -> str:
-    return f"{min(means):.3g} to {max(means):.3g} nats" if means else "all unknown"
+    return f"{figure(min(means))} to {figure(max(means))} nats" if means else "all unknown"
 
 
 def _metric(report: Report) -> str:

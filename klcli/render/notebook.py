@@ -102,7 +102,7 @@ def _parts(report: Result) -> Iterator[str]:
     verdict = f"{report.verdict.upper()} · " if report.verdict else ""
     tokens = count(report.counts["tokens"], "token")
     yield f"<p><strong>{escape(verdict + _subject(report))}</strong> · {tokens}</p>"
-    yield "<table>"
+    yield '<table style="color:inherit">'
     for line in headlines(report):
         said = escape(", ".join([*line.parts, *(text for _, text in line.limits)]))
         yield f'<tr><th scope="row" style="{_CELL}">{escape(line.name)}</th>'

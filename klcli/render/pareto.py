@@ -14,7 +14,7 @@ import altair as alt
 from rich.cells import cell_len
 
 from klcli.render.drawing import LIGHT, WIDTH, Row, Theme, Words, chart_of, log_axis, svg_of
-from klcli.render.numbers import count
+from klcli.render.numbers import count, estimate
 from klcli.render.text import keep_end, keep_start, visible
 
 _HEIGHT = 320
@@ -190,7 +190,5 @@ def _words(points: Sequence[Point], drawn: Sequence[Point], named: int) -> Words
 def _said(point: Point) -> str:
     if point.kl is None:
         return "KL unknown"
-    interval = (
-        "" if point.low is None or point.high is None else f" ({point.low:.3g} to {point.high:.3g})"
-    )
-    return f"KL {point.kl:.3g}{interval}"
+    said = estimate(point.kl, point.low, point.high)
+    return f"KL {said.number} ({said.interval})" if said.interval else f"KL {said.number}"

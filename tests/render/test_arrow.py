@@ -74,7 +74,8 @@ def read_by_pandas(path: Path) -> Rows:
 
 
 def read_by_polars(path: Path) -> Rows:
-    return pl.read_parquet(path).to_dicts()
+    rows: Rows = pl.read_parquet(path).to_dicts()
+    return rows
 
 
 def read_by_duckdb(path: Path) -> Rows:

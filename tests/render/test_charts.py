@@ -196,7 +196,7 @@ def test_a_report_that_was_read_from_json_gives_the_same_pictures() -> None:
 
 
 def test_pictures_that_need_what_a_report_does_not_have_say_so() -> None:
-    old = compare_report(tokens=None)
+    old = compare_report(tokens=None, distribution=None, along=None)
     for draw in (charts.distribution, charts.along):
         with pytest.raises(KlcliError, match="did not keep what the picture shows"):
             draw(old)
