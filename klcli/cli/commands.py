@@ -93,9 +93,8 @@ def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: 
 
     inputs = (reference, candidate, *corpus)
     files = [Named(path) for path in corpus]
-    return _run(
-        lambda **hooks: run(reference, candidate, files, **hooks), inputs, **_typed(), **options
-    )
+    options |= _typed()
+    return _run(lambda **hooks: run(reference, candidate, files, **hooks), inputs, **options)
 
 
 @cli.command()
@@ -119,7 +118,8 @@ def perplexity(model: str, corpus: tuple[str, ...], **options: Any) -> int:
     from klcli.api import perplexity as run
 
     files = [Named(path) for path in corpus]
-    return _run(lambda **hooks: run(model, files, **hooks), (model, *corpus), **_typed(), **options)
+    options |= _typed()
+    return _run(lambda **hooks: run(model, files, **hooks), (model, *corpus), **options)
 
 
 @cli.command()

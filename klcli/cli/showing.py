@@ -30,7 +30,7 @@ def safe(message: str) -> str:
 
 
 def typed(arguments: Sequence[str]) -> str:
-    """The command as a user typed it, to be pasted into a shell; passwords of addresses left out."""
+    """The command as a user typed it, for a shell; passwords in addresses are left out."""
     return shlex.join(["klcli", *(_PASSWORD.sub(r"\1", one) for one in arguments)])
 
 

@@ -45,7 +45,7 @@ def print_verdict(report: Report, console: Console) -> None:
     elif report.command == "compare":
         said = Text(f"{_FOUND[difference_of(report)][0]} ", "bold")
     said.append(who(report), "bold")
-    measured = " · ".join(measured(report))
+    measured = " · ".join(extent(report))
     if said.cell_len + 3 + cell_len(measured) <= console.width:
         print_line(Text.assemble(said, "   ", measured), console)
     else:
@@ -78,7 +78,7 @@ def who(report: Report) -> str:
     return f"{said}, within the limits" if report.verdict == "pass" else said
 
 
-def measured(report: Report) -> Iterator[str]:
+def extent(report: Report) -> Iterator[str]:
     """How much was measured, and how long it took."""
     counts = report.counts
     yield count(counts["tokens"], "token")
