@@ -287,7 +287,7 @@ def _run(
         return ExitCode.DONE
     view = View(tokens=tokens, slices=slices)
     write_outputs(report, outputs, view)
-    if not quiet:
+    if not quiet and format_ != "github":  # whose annotations they are
         print_warnings(report, view)
     print_report(report, format_, view)
     return verdict_code(report.verdict)

@@ -205,10 +205,14 @@ def value_table(report: Report) -> Table:
 
 def corpus_table(report: Report) -> Table | None:
     """A row for each corpus and one for all; for a comparison only where there are several."""
-    compared = report.command == "compare"
-    if compared and len(report.corpora) < 2:
+    if report.command == "compare" and len(report.corpora) < 2:
         return None
-    columns = _COMPARE_CORPUS if compared else _PERPLEXITY_CORPUS
+    return headline_table(report)
+
+
+def headline_table(report: Report) -> Table:
+    """The numbers that most people ask for: a row for each corpus, and one for all of several."""
+    columns = _COMPARE_CORPUS if report.command == "compare" else _PERPLEXITY_CORPUS
     rows = [_corpus_row(visible(c.name, keep_spaces=True), c, columns) for c in report.corpora]
     if len(rows) != 1:
         rows.append(_corpus_row("all tokens", report, columns))

@@ -1,0 +1,117 @@
+"""A report as an entry of a model card: the ``model-index`` of the Hugging Face Hub, in YAML.
+
+Every metric carries what it takes to understand it and to measure it again: its unit, the
+reference, the text, the protocol, the interval, and the version and signature of klcli.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any, NamedTuple, TextIO
+
+import yaml
+
+from klcli.judge.intervals import Metric
+from klcli.judge.report import Command, Report, to_plain
+from klcli.render import summary
+from klcli.render.models import name_of
+from klcli.render.text import visible
+from klcli.render.view import DEFAULT_VIEW, View
+
+
+class Number(NamedTuple):
+    """A field of a metric, what it is called, and its unit."""
+
+    metric: str
+    field: str
+    name: str
+    unit: str
+
+
+_NUMBERS: Mapping[Command, tuple[Number, ...]] = {
+    "compare": (
+        Number("kl", "mean", "KL divergence, mean", "nats per token"),
+        Number("kl", "p99", "KL divergence, 99th percentile", "nats per token"),
+        Number("perplexity_ratio", "value", "perplexity, candidate / reference", "ratio"),
+        Number("top1_agreement", "value", "same first choice", "share of tokens"),
+    ),
+    "perplexity": (
+        Number("perplexity", "value", "perplexity", "per token"),
+        Number("nll", "mean", "negative log-likelihood, mean", "nats per token"),
+        Number("bits_per_byte", "value", "bits per byte", "bits per byte"),
+    ),
+}
+"""What a card says of a report, by its command."""
+
+_DIRECTION = "KL(reference‖candidate)"
+
+
+def render_card(report: Report, stream: TextIO, _view: View = DEFAULT_VIEW) -> None:
+    """Write one entry: what was measured of the candidate, or of the one model. No unknown number.
+
+    As in the JSON report infinity is the string "inf".
+    """
+    model = report.models["candidate" if report.command == "compare" else "model"]
+    entry = {"name": _base_name(model), "results": [_result(report)]}
+    yaml.safe_dump(
+        {"model-index": [entry]}, stream, sort_keys=False, allow_unicode=True, width=1000
+    )
+
+
+def _base_name(model: Mapping[str, Any]) -> str:
+    name = PurePath(str(model["source"])).name or str(model["source"])
+    return visible(name, keep_spaces=True)
+
+
+def _result(report: Report) -> dict[str, Any]:
+    kind = "fill-mask" if summary.is_masked(report) else "text-generation"
+    names = [visible(corpus.name, keep_spaces=True) for corpus in report.corpora]
+    return {
+        "task": {"type": kind},
+        "dataset": {"type": "text", "name": ", ".join(names) or "the tokens of the logits"},
+        "metrics": [to_plain(metric) for metric in _metrics(report)],
+    }
+
+
+def _metrics(report: Report) -> Iterator[dict[str, Any]]:
+    for number in _NUMBERS[report.command]:
+        metric = report.metrics[number.metric]
+        value = metric[number.field]
+        if to_plain(value) is not None:
+            yield {
+                "type": number.metric,
+                "name": number.name,
+                "value": value,
+                "args": _arguments(report, number, metric),
+            }
+
+
+def _arguments(report: Report, number: Number, metric: Metric) -> dict[str, Any]:
+    """All that a number means and comes from; what is not known is left out."""
+    name = "ci" if number.field in ("mean", "value") else number.field
+    found: dict[str, Any] = {
+        "field": number.field,
+        "unit": number.unit,
+        "lower_bound": number.metric in report.lower_bounds or None,
+        "interval_95": [metric.get(f"{name}_low"), metric.get(f"{name}_high")],
+        "direction": _DIRECTION if report.command == "compare" else None,
+        "reference": name_of(report.models["reference"]) if report.command == "compare" else None,
+        "tokens": report.counts["tokens"],
+        "corpus": [_corpus(report, place) for place in range(len(report.corpora))],
+        **_protocol(report),
+        "klcli": report.environment.get("klcli"),
+        "signature": visible(report.signature, keep_spaces=True),
+    }
+    return {key: one for key, one in found.items() if one not in (None, [], [None, None])}
+
+
+def _corpus(report: Report, place: int) -> dict[str, Any]:
+    corpus = report.corpora[place]
+    return {"name": visible(corpus.name, keep_spaces=True), "sha256": corpus.sha256}
+
+
+def _protocol(report: Report) -> dict[str, Any]:
+    """The protocol by name, and how long a window is."""
+    return {
+        key: report.protocol.get(of)
+        for key, of in {"protocol": "name", "context": "context"}.items()
+    }
