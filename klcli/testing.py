@@ -7,7 +7,7 @@ from klcli.api import compare
 from klcli.errors import UsageError
 from klcli.judge.report import Report
 from klcli.keywords import CompareOptions, Corpora, Model
-from klcli.render.headline import failure
+from klcli.render.plain import failure
 
 GATE = "kl.mean<=0.01"
 

@@ -36,12 +36,13 @@ _NUMBERS: Mapping[Command, tuple[Number, ...]] = {
     ),
     "perplexity": (
         Number("perplexity", "value", "perplexity", "per token"),
-        Number("nll", "mean", "negative log-likelihood, mean", "nats per token"),
+        Number("nll", "mean", "NLL, mean", "nats per token"),
         Number("bits_per_byte", "value", "bits per byte", "bits per byte"),
     ),
 }
 """What a card says of a report, by its command."""
 
+_LIKELIHOODS = ("nll", "perplexity", "bits_per_byte")
 _DIRECTION = "KL(reference‖candidate)"
 
 
@@ -79,10 +80,16 @@ def _metrics(report: Report) -> Iterator[dict[str, Any]]:
         if to_plain(value) is not None:
             yield {
                 "type": number.metric,
-                "name": number.name,
+                "name": _name(report, number),
                 "value": value,
                 "args": _arguments(report, number, metric),
             }
+
+
+def _name(report: Report, number: Number) -> str:
+    """What a number is called; a likelihood of masked tokens is a pseudo one."""
+    is_pseudo = summary.is_masked(report) and number.metric.startswith(_LIKELIHOODS)
+    return f"pseudo-{number.name}" if is_pseudo else number.name
 
 
 def _arguments(report: Report, number: Number, metric: Metric) -> dict[str, Any]:
@@ -93,11 +100,12 @@ def _arguments(report: Report, number: Number, metric: Metric) -> dict[str, Any]
         "unit": number.unit,
         "lower_bound": number.metric in report.lower_bounds or None,
         "interval_95": [metric.get(f"{name}_low"), metric.get(f"{name}_high")],
-        "direction": _DIRECTION if report.command == "compare" else None,
+        "direction": _DIRECTION if number.metric == "kl" else None,
         "reference": name_of(report.models["reference"]) if report.command == "compare" else None,
         "tokens": report.counts["tokens"],
         "corpus": [_corpus(report, place) for place in range(len(report.corpora))],
-        **_protocol(report),
+        "protocol": report.protocol["name"],
+        "context": report.protocol.get("context"),
         "klcli": report.environment.get("klcli"),
         "signature": visible(report.signature, keep_spaces=True),
     }
@@ -107,11 +115,3 @@ def _arguments(report: Report, number: Number, metric: Metric) -> dict[str, Any]
 def _corpus(report: Report, place: int) -> dict[str, Any]:
     corpus = report.corpora[place]
     return {"name": visible(corpus.name, keep_spaces=True), "sha256": corpus.sha256}
-
-
-def _protocol(report: Report) -> dict[str, Any]:
-    """The protocol by name, and how long a window is."""
-    return {
-        key: report.protocol.get(of)
-        for key, of in {"protocol": "name", "context": "context"}.items()
-    }

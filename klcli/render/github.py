@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, TextIO
 
 from klcli.judge.report import Report
 from klcli.render import summary
-from klcli.render.headline import headline, measured
+from klcli.render.plain import headline, measured
 from klcli.render.markdown import render_summary
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
 from klcli.judge.report import Report
 from klcli.render import summary
-from klcli.render.headline import failure, headline, measured
+from klcli.render.plain import failure, headline, measured
 from klcli.render.models import base_name_of
 from klcli.render.summary import GateLine
 from klcli.render.text import visible

@@ -6,7 +6,7 @@ from typing import TextIO
 
 from klcli.judge.report import Outlier, Report
 from klcli.render import summary
-from klcli.render.headline import headline
+from klcli.render.plain import headline
 from klcli.render.numbers import fixed, number
 from klcli.render.summary import Fact, GateLine, Table
 from klcli.render.text import visible

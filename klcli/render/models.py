@@ -1,13 +1,9 @@
 """A model in a line: its name, and how it ran."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath
 from typing import Any
 
-from klcli.render.text import keep_end, visible
-
-_BASE_NAME = 40
-"""Cells of the longest base name."""
+from klcli.render.text import visible
 
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
@@ -18,12 +14,6 @@ def name_of(model: Mapping[str, Any]) -> str:
     return visible(
         f"{model['source']}@{revision}" if revision else str(model["source"]), keep_spaces=True
     )
-
-
-def base_name_of(model: Mapping[str, Any]) -> str:
-    """The last part of the name, cut where it is long: for where there is little room."""
-    name = PurePath(str(model["source"])).name or str(model["source"])
-    return keep_end(visible(name, keep_spaces=True), _BASE_NAME)
 
 
 def details_of(model: Mapping[str, Any]) -> str:
