@@ -47,6 +47,8 @@ LAYERS_ENDINGS: Mapping[str, FileFormat] = {".json": "json", ".md": "markdown"}
 """The same of the files that ``layers`` writes."""
 
 DEFAULT_OUTLIERS = 10
+FIRST_OUTLIERS = 3
+"""How many of them the first screen shows."""
 DEFAULT_TOP_K = 1024
 
 

@@ -5,7 +5,6 @@ reference, the text, the protocol, the interval, and the version and signature o
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath
 from typing import Any, NamedTuple, TextIO
 
 import yaml
@@ -13,7 +12,7 @@ import yaml
 from klcli.judge.intervals import Metric
 from klcli.judge.report import Command, Report, to_plain
 from klcli.render import summary
-from klcli.render.models import name_of
+from klcli.render.models import name_of, short_names
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View
 
@@ -51,16 +50,15 @@ def render_card(report: Report, stream: TextIO, _view: View = DEFAULT_VIEW) -> N
 
     As in the JSON report infinity is the string "inf".
     """
-    model = report.models["candidate" if report.command == "compare" else "model"]
-    entry = {"name": _base_name(model), "results": [_result(report)]}
+    entry = {"name": _model_name(report), "results": [_result(report)]}
     yaml.safe_dump(
         {"model-index": [entry]}, stream, sort_keys=False, allow_unicode=True, width=1000
     )
 
 
-def _base_name(model: Mapping[str, Any]) -> str:
-    name = PurePath(str(model["source"])).name or str(model["source"])
-    return visible(name, keep_spaces=True)
+def _model_name(report: Report) -> str:
+    common, names = short_names(report.models)
+    return " ".join(filter(None, [common, [*names.values()][-1]]))
 
 
 def _result(report: Report) -> dict[str, Any]:

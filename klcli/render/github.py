@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, TextIO
 
 from klcli.judge.report import Report
 from klcli.render import summary
-from klcli.render.plain import headline, measured
+from klcli.render.plain import in_a_line, measured
 from klcli.render.markdown import render_summary
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View
@@ -72,7 +72,7 @@ def escape_property(text: str) -> str:
 
 
 def _annotations(report: Report, view: View) -> Iterator[Annotation]:
-    yield Annotation("notice", "klcli", headline(report))
+    yield Annotation("notice", "klcli", in_a_line(report))
     for line in summary.gate_lines(report):
         if line.verdict != "PASS":
             title = f"klcli {line.verdict} {line.gate}"

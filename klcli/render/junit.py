@@ -10,8 +10,8 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
 from klcli.judge.report import Report
 from klcli.render import summary
-from klcli.render.plain import failure, headline, measured
-from klcli.render.models import base_name_of
+from klcli.render.plain import failure, in_a_line, measured
+from klcli.render.models import short_names
 from klcli.render.summary import GateLine
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View
@@ -48,8 +48,10 @@ def _time(report: Report, cases: int = 1) -> str:
 
 def _suite(report: Report) -> str:
     """The command and the models; a dot would part a package from a class."""
-    models = " ".join(map(base_name_of, report.models.values()))
-    return f"klcli {report.command} {models}".replace(".", "_")
+    common, names = short_names(report.models)
+    return " ".join(["klcli", report.command, *filter(None, [common, *names.values()])]).replace(
+        ".", "_"
+    )
 
 
 def _add_case(suite: Element, line: GateLine, report: Report, view: View) -> None:
@@ -58,7 +60,7 @@ def _add_case(suite: Element, line: GateLine, report: Report, view: View) -> Non
     if line.verdict != "PASS":
         told = {"type": line.verdict.lower(), "message": measured(line)}
         SubElement(case, "failure", told).text = failure(report)
-    said = [headline(report), *map(_warning, summary.warnings(report, view))]
+    said = [in_a_line(report), *map(_warning, summary.warnings(report, view))]
     SubElement(case, "system-out").text = "\n".join(said)
 
 

@@ -10,10 +10,10 @@ from rich.text import Text
 from klcli.choices import FileFormat, LayersFormat
 from klcli.judge.layers import NOISE_FACTOR, Layer, Layers, Place
 from klcli.render.formats import Writer, as_text
+from klcli.render.layout import print_compact, print_hanging, print_heading
 from klcli.render.markdown import escape, fact_line, table_of
 from klcli.render.numbers import count, fixed, number
 from klcli.render.summary import Fact, Table, model_facts, windows_of
-from klcli.render.terminal import print_compact, print_hanging, print_heading
 from klcli.render.text import keep_start, visible
 from klcli.render.view import DEFAULT_VIEW, View
 

@@ -6,7 +6,7 @@ from typing import TextIO
 
 from klcli.judge.report import Outlier, Report
 from klcli.render import summary
-from klcli.render.plain import headline
+from klcli.render.plain import in_a_line
 from klcli.render.numbers import fixed, number
 from klcli.render.summary import Fact, GateLine, Table
 from klcli.render.text import visible
@@ -81,7 +81,7 @@ def _blocks(report: Report, view: View) -> Iterator[str]:
 
 
 def _summary_blocks(report: Report, view: View) -> Iterator[str]:
-    yield f"## {escape(headline(report))}"
+    yield f"## {escape(in_a_line(report))}"
     yield "\n".join(map(fact_line, summary.facts(report)))
     yield table_of(summary.headline_table(report))
     yield from _gate_blocks(report)
