@@ -26,7 +26,7 @@ def test_equal_predictions_pass_and_give_the_report(logits: tuple[Path, Path]) -
 
 def test_several_gates_must_all_pass(logits: tuple[Path, Path]) -> None:
     assert len(assert_same_predictions(*logits, gate=GATES).gates) == 2
-    with pytest.raises(AssertionError, match=r"FAIL kl\.max<=1e-09"):
+    with pytest.raises(AssertionError, match=r"FAIL  kl\.max<=1e-09"):
         assert_same_predictions(*logits, gate=[*GATES, "kl.max<=1e-09"])
 
 
@@ -36,14 +36,14 @@ def test_a_failure_shows_the_headline_the_gates_and_the_worst_tokens(
     with pytest.raises(AssertionError) as failed:
         assert_same_predictions(*logits, gate="kl<=1e-6")
     lines = str(failed.value).splitlines()
-    assert lines[0].startswith("FAIL: KL(reference.npz‖candidate.npz) 0.00101")
-    assert lines[1].startswith("FAIL kl<=1e-6: 0.00101")
-    assert sum("KL 0.0" in line for line in lines) == 3
-    assert any(line.lstrip().startswith("candidate  ") for line in lines)
+    assert lines[0].startswith("FAIL: candidate.npz differs from reference.npz, kl 0.001014 ")
+    assert lines[1].startswith("✗ FAIL  kl<=1e-6  0.00101")
+    assert sum(line.startswith("  KL 0.0") for line in lines) == 3
+    assert any("→  candidate.npz " in line for line in lines)
 
 
 def test_an_inconclusive_gate_fails(logits: tuple[Path, Path]) -> None:
-    with pytest.raises(AssertionError, match=r"INCONCLUSIVE kl<=0\.001"):
+    with pytest.raises(AssertionError, match=r"INCONCLUSIVE  kl<=0\.001"):
         assert_same_predictions(*logits, gate="kl<=0.001", gate_confidence=0.95)
 
 

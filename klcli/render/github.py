@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple, TextIO
 
 from klcli.judge.report import Report
 from klcli.render import summary
-from klcli.render.plain import in_a_line, measured
 from klcli.render.markdown import render_summary
+from klcli.render.plain import in_a_line, measured
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View
 

@@ -10,8 +10,8 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
 from klcli.judge.report import Report
 from klcli.render import summary
-from klcli.render.plain import failure, in_a_line, measured
 from klcli.render.models import short_names
+from klcli.render.plain import failure, in_a_line, measured
 from klcli.render.summary import GateLine
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View

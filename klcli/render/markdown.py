@@ -6,8 +6,8 @@ from typing import TextIO
 
 from klcli.judge.report import Outlier, Report
 from klcli.render import summary
-from klcli.render.plain import in_a_line
 from klcli.render.numbers import fixed, number
+from klcli.render.plain import in_a_line
 from klcli.render.summary import Fact, GateLine, Table
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View

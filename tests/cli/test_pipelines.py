@@ -134,7 +134,7 @@ class TestAction:
         assert any(line.startswith("::error title=klcli FAIL kl<=1e-6::") for line in printed)
         assert json.loads(Path(outputs["report"]).read_text())["verdict"] == "fail"
         assert ElementTree.parse(outputs["junit"]).getroot().get("failures") == "1"
-        assert (tmp_path / "summary.md").read_text().startswith("## FAIL: KL(")
+        assert (tmp_path / "summary.md").read_text().startswith("## FAIL: candidate.npz differs")
 
 
 def examples(page: Path) -> list[Any]:

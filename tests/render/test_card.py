@@ -52,7 +52,8 @@ def test_the_entry_is_that_of_the_candidate() -> None:
 
 
 def test_a_metric_says_its_unit_direction_text_and_protocol() -> None:
-    arguments: dict[str, Any] = results_of(compare_report())[1]["KL divergence, mean"].metric_args
+    arguments = results_of(compare_report())[1]["KL divergence, mean"].metric_args
+    assert arguments is not None
     assert arguments["unit"] == "nats per token"
     assert arguments["direction"] == "KL(reference‖candidate)"
     assert arguments["reference"] == "models/reference"
@@ -69,7 +70,8 @@ def test_a_card_is_read_and_written_again(report: Report) -> None:
     page = f"---\n{yaml_of(report)}---\n# A model\n"
     data = ModelCard(page).data
     assert isinstance(data, ModelCardData)
-    assert data.to_dict()["model-index"] == yaml.safe_load(yaml_of(report))["model-index"]
+    written: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]
+    assert written["model-index"] == yaml.safe_load(yaml_of(report))["model-index"]
 
 
 @pytest.mark.parametrize("name", HOSTILE)

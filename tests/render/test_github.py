@@ -56,7 +56,9 @@ def test_a_failed_gate_is_an_error_and_the_headline_a_notice() -> None:
     assert [level for level, *_ in found] == ["error", "error", "warning", "notice"]
     assert found[0][1] == "klcli FAIL kl.mean<=0.0123455"
     assert "0.012346" in found[0][2]
-    assert found[-1][2].startswith("FAIL: KL(reference‖candidate) 0.01235 nats a token")
+    assert found[-1][2] == (
+        "FAIL: candidate differs from reference, kl 0.0123 ± 0.0012 nats a token, 3,584 tokens"
+    )
 
 
 def test_an_inconclusive_gate_is_a_warning() -> None:
@@ -110,7 +112,7 @@ def test_a_summary_is_appended_to_what_is_there(tmp_path: Path) -> None:
     path = tmp_path / "summary.md"
     path.write_text("# Before\n")
     assert append_step_summary(compare_report(), path)
-    assert path.read_text(encoding="utf-8").startswith("# Before\n## KL")
+    assert path.read_text(encoding="utf-8").startswith("# Before\n## candidate differs")
 
 
 def test_hostile_text_in_a_summary_becomes_nothing_but_text(tmp_path: Path) -> None:
@@ -138,4 +140,4 @@ def test_a_full_summary_stays_as_it_is(tmp_path: Path) -> None:
 def test_a_report_without_gates_has_no_verdict() -> None:
     ((level, _, message),) = annotations_of(replace(compare_report(), warnings=()))
     assert level == "notice"
-    assert message.startswith("KL(")
+    assert message.startswith("candidate differs from reference, kl ")
