@@ -13,10 +13,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple, TextIO
 
+from klcli.judge.gate import Verdict
 from klcli.judge.report import Report
 from klcli.render import summary
 from klcli.render.markdown import render_summary
-from klcli.render.plain import in_a_line, measured
+from klcli.render.plain import gate_name, in_a_line, measured
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View
 
@@ -27,7 +28,8 @@ MOST_ANNOTATIONS = 9
 MOST_BYTES = 1024 * 1024
 """Of the summary of a step; GitHub shows nothing of a longer one."""
 
-_LEVELS: Mapping[str, Level] = {"PASS": "notice", "FAIL": "error", "INCONCLUSIVE": "warning"}
+_LEVELS: Mapping[Verdict, Level] = {"fail": "error", "inconclusive": "warning"}
+"""The level of a gate that does not pass."""
 
 
 class Annotation(NamedTuple):
@@ -73,10 +75,10 @@ def escape_property(text: str) -> str:
 
 def _annotations(report: Report, view: View) -> Iterator[Annotation]:
     yield Annotation("notice", "klcli", in_a_line(report))
-    for line in summary.gate_lines(report):
-        if line.verdict != "PASS":
-            title = f"klcli {line.verdict} {line.gate}"
-            yield Annotation(_LEVELS[line.verdict], title, measured(line))
+    for result in report.gates:
+        if result.verdict != "pass":
+            title = f"klcli {result.verdict.upper()} {gate_name(result)}"
+            yield Annotation(_LEVELS[result.verdict], title, measured(result))
     for warning in summary.warnings(report, view):
         yield Annotation("warning", "klcli", visible(warning, keep_spaces=True))
 

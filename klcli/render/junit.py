@@ -11,8 +11,7 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 from klcli.judge.report import Report
 from klcli.render import summary
 from klcli.render.models import short_names
-from klcli.render.plain import failure, in_a_line, measured
-from klcli.render.summary import GateLine
+from klcli.render.plain import failure, gate_name, in_a_line, measured
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View
 
@@ -25,20 +24,28 @@ def render_junit(report: Report, stream: BinaryIO, view: View = DEFAULT_VIEW) ->
 
     All text is made visible, so no character is left that XML forbids.
     """
-    lines = summary.gate_lines(report)
-    failures = sum(line.verdict != "PASS" for line in lines)
-    root = Element("testsuites", _counts(report, failures))
-    suite = SubElement(root, "testsuite", {"name": _suite(report)} | _counts(report, failures))
-    for line in lines or [GateLine("PASS", UNGATED, "", "")]:
-        _add_case(suite, line, report, view)
+    root = Element("testsuites", _counts(report))
+    suite = SubElement(root, "testsuite", {"name": _suite(report)} | _counts(report))
+    for result in report.gates:
+        case = _case(suite, gate_name(result), report, view)
+        if result.verdict != "pass":
+            told = {"type": result.verdict, "message": measured(result)}
+            SubElement(case, "failure", told).text = failure(report)
+    if not report.gates:
+        _case(suite, UNGATED, report, view)
     indent(root)
     ElementTree(root).write(stream, encoding="utf-8", xml_declaration=True)
     stream.write(b"\n")
 
 
-def _counts(report: Report, failures: int) -> dict[str, str]:
-    tests = max(1, len(report.gates))
-    return {"tests": str(tests), "failures": str(failures), "errors": "0", "time": _time(report)}
+def _counts(report: Report) -> dict[str, str]:
+    failures = sum(result.verdict != "pass" for result in report.gates)
+    tests = {"tests": str(_tests(report)), "failures": str(failures), "errors": "0"}
+    return tests | {"time": _time(report)}
+
+
+def _tests(report: Report) -> int:
+    return max(1, len(report.gates))
 
 
 def _time(report: Report, cases: int = 1) -> str:
@@ -54,14 +61,13 @@ def _suite(report: Report) -> str:
     )
 
 
-def _add_case(suite: Element, line: GateLine, report: Report, view: View) -> None:
-    named = {"classname": suite.attrib["name"], "name": line.gate}
-    case = SubElement(suite, "testcase", named | {"time": _time(report, len(report.gates) or 1)})
-    if line.verdict != "PASS":
-        told = {"type": line.verdict.lower(), "message": measured(line)}
-        SubElement(case, "failure", told).text = failure(report)
+def _case(suite: Element, name: str, report: Report, view: View) -> Element:
+    """A test case, with the headline and the warnings as its output."""
+    named = {"classname": suite.attrib["name"], "name": name}
+    case = SubElement(suite, "testcase", named | {"time": _time(report, _tests(report))})
     said = [in_a_line(report), *map(_warning, summary.warnings(report, view))]
     SubElement(case, "system-out").text = "\n".join(said)
+    return case
 
 
 def _warning(message: str) -> str:
