@@ -6,7 +6,7 @@ import math
 from klcli.judge.gate import GateResult
 from klcli.judge.report import Report
 from klcli.render.headline import headlines
-from klcli.render.numbers import apart, count, figure
+from klcli.render.numbers import apart, count
 from klcli.render.terminal import StreamConsole
 from klcli.render.text import visible
 from klcli.render.verdict import verdict_text, who
@@ -33,7 +33,7 @@ def measured(result: GateResult) -> str:
     if value is not None and not math.isnan(value):
         parts.append(apart(value, limit))
     if math.isfinite(limit):
-        parts.append(f"limit {figure(limit)}")
+        parts.append(f"limit {limit:.6g}")
     if result.verdict == "fail" and value is not None and math.isfinite(value) and limit > 0:
         parts.append(f"{apart(value / limit, 1, 3)} × the limit")
     if result.reason is not None:
