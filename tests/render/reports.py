@@ -12,8 +12,8 @@ from klcli.choices import SliceBy, TokenChoice
 from klcli.errors import Notice
 from klcli.judge.gate import GateResult
 from klcli.judge.intervals import Metric
+from klcli.judge.metrics import FLIP_FIELDS, MEAN_FIELDS, PROPORTION_FIELDS, VALUE_FIELDS
 from klcli.judge.report import CorpusResult, Outlier, Report, Slice, Tokens
-from klcli.judge.statistics import FLIP_FIELDS, MEAN_FIELDS, PROPORTION_FIELDS, VALUE_FIELDS
 from klcli.measure.scores import TokenScores, score_columns
 from klcli.render.terminal import render_terminal
 from klcli.render.view import View
