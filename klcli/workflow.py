@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from klcli import torchrun
@@ -58,13 +59,14 @@ def run(request: Measurement) -> Report:
     Raises:
         KlcliError: an input cannot be read or does not fit another.
     """
+    began = monotonic()
     with joined_ranks(request.keeping.run) as ranks:
         _check_ranks(request, ranks)
         if request.keeping.run is not None:
             RUN.check_place(Path(request.keeping.run))
         corpora = read_corpora(request.corpora, request.scope.split)
         with as_found(request.specs), _opened(request, corpora) as opened:
-            return _measured(_prepare(request, opened), ranks)
+            return _measured(_prepare(request, opened, began), ranks)
 
 
 def keep_predictions(request: Recording) -> Recorded:
@@ -138,6 +140,7 @@ class _Job:
     """All that is settled before the first token is scored.
 
     ``identities`` are those of the sources where the run is kept: to hash weights takes its time.
+    ``began`` is when the run did, by the monotonic clock.
     """
 
     request: Measurement
@@ -147,6 +150,7 @@ class _Job:
     judging: Judging
     batch_tokens: int
     identities: Sequence[Mapping[str, Any]]
+    began: float
 
 
 def _check_ranks(request: Measurement, ranks: Ranks) -> None:
@@ -204,7 +208,7 @@ def _recorded(
     return source, alignment.notices
 
 
-def _prepare(request: Measurement, opened: _Opened) -> _Job:
+def _prepare(request: Measurement, opened: _Opened, began: float) -> _Job:
     """Align the sources, and settle how they are read and judged."""
     request.hooks.begin("reading the text")
     sources = opened.sources
@@ -230,6 +234,7 @@ def _prepare(request: Measurement, opened: _Opened) -> _Job:
         judging=_judging(request, alignment.table, sources),
         batch_tokens=request.batch_tokens or batch_tokens_for(s.device for s in sources),
         identities=_identities(request, sources),
+        began=began,
     )
 
 
@@ -271,7 +276,8 @@ def _measured(job: _Job, ranks: Ranks) -> Report:
         own = _evaluate(job, shard, store)
         evaluation = store.gather(own, job.alignment.table, per_bin=job.facts.per_bin)
         noise_floor = _noise_floor(job)
-        report = _concluded(job, evaluation, noise_floor)
+        concluded = _concluded(job, evaluation, noise_floor)
+        report = replace(concluded, seconds=round(monotonic() - job.began, 2))
         if kept is not None:
             kept.complete(report.to_dict())
     if run is not None and ranks.joins:

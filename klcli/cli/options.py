@@ -11,6 +11,7 @@ from klcli.choices import (
     DEFAULT_OUTLIERS,
     DEFAULT_TOP_K,
     ENDINGS,
+    FIRST_OUTLIERS,
     LAYERS_ENDINGS,
     Bos,
     DocumentSplit,
@@ -279,6 +280,11 @@ run_options = several(
 
 output_options = several(
     click.option(
+        "--details",
+        is_flag=True,
+        help="Show every number in the table, not only the first screen.",
+    ),
+    click.option(
         "--tokens",
         type=one_of(TokenChoice),
         default="outliers",
@@ -344,6 +350,11 @@ output_options = several(
 
 layers_output_options = several(
     click.option(
+        "--details",
+        is_flag=True,
+        help="Show every number in the table, not only the first screen.",
+    ),
+    click.option(
         "--format",
         "format_",
         type=one_of(LayersFormat),
@@ -367,11 +378,10 @@ compare_options = several(
     click.option(
         "--outliers",
         type=click.IntRange(min=0),
-        default=DEFAULT_OUTLIERS,
-        show_default=True,
         metavar="N",
         help="How many outlier tokens are reported: the N with the largest KL, and the N that "
-        "stand out most among tokens of like confidence.",
+        f"stand out most among tokens of like confidence.  [default: {DEFAULT_OUTLIERS}, of which "
+        f"the table shows {FIRST_OUTLIERS}]",
     ),
     click.option(
         "--one-at-a-time",
