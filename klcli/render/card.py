@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TextIO
 import yaml
 
 from klcli.judge.intervals import Metric
+from klcli.judge.metrics import METRICS
 from klcli.judge.report import Command, Report, to_plain
 from klcli.render import summary
 from klcli.render.models import name_of, short_names
@@ -18,25 +19,23 @@ from klcli.render.view import DEFAULT_VIEW, View
 
 
 class Number(NamedTuple):
-    """A field of a metric, what it is called, and its unit."""
+    """A field of a metric."""
 
     metric: str
     field: str
-    name: str
-    unit: str
 
 
 _NUMBERS: Mapping[Command, tuple[Number, ...]] = {
     "compare": (
-        Number("kl", "mean", "KL divergence, mean", "nats per token"),
-        Number("kl", "p99", "KL divergence, 99th percentile", "nats per token"),
-        Number("perplexity_ratio", "value", "perplexity, candidate / reference", "ratio"),
-        Number("top1_agreement", "value", "same first choice", "share of tokens"),
+        Number("kl", "mean"),
+        Number("kl", "p99"),
+        Number("perplexity_ratio", "value"),
+        Number("top1_agreement", "value"),
     ),
     "perplexity": (
-        Number("perplexity", "value", "perplexity", "per token"),
-        Number("nll", "mean", "NLL, mean", "nats per token"),
-        Number("bits_per_byte", "value", "bits per byte", "bits per byte"),
+        Number("perplexity", "value"),
+        Number("nll", "mean"),
+        Number("bits_per_byte", "value"),
     ),
 }
 """What a card says of a report, by its command."""
@@ -86,8 +85,10 @@ def _metrics(report: Report) -> Iterator[dict[str, Any]]:
 
 def _name(report: Report, number: Number) -> str:
     """What a number is called; a likelihood of masked tokens is a pseudo one."""
-    is_pseudo = summary.is_masked(report) and number.metric.startswith(_LIKELIHOODS)
-    return f"pseudo-{number.name}" if is_pseudo else number.name
+    label = METRICS[number.metric].label
+    if summary.is_masked(report) and number.metric.startswith(_LIKELIHOODS):
+        label = f"pseudo-{label}"
+    return label if number.field == "value" else f"{label}, {number.field}"
 
 
 def _arguments(report: Report, number: Number, metric: Metric) -> dict[str, Any]:
@@ -95,7 +96,8 @@ def _arguments(report: Report, number: Number, metric: Metric) -> dict[str, Any]
     name = "ci" if number.field in ("mean", "value") else number.field
     found: dict[str, Any] = {
         "field": number.field,
-        "unit": number.unit,
+        "unit": METRICS[number.metric].unit,
+        "better": METRICS[number.metric].better,
         "lower_bound": number.metric in report.lower_bounds or None,
         "interval_95": [metric.get(f"{name}_low"), metric.get(f"{name}_high")],
         "direction": _DIRECTION if number.metric == "kl" else None,

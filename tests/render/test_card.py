@@ -46,15 +46,15 @@ def test_a_card_looks_as_it_should(name: str, report: Report) -> None:
 def test_the_entry_is_that_of_the_candidate() -> None:
     name, results = results_of(compare_report())
     assert name == "candidate"
-    kl = results["KL divergence, mean"]
+    kl = results["KL(ref ‖ cand), mean"]
     assert (kl.task_type, kl.dataset_name) == ("text-generation", "corpus.txt")
     assert (kl.metric_type, kl.metric_value) == ("kl", 0.0123456)
 
 
 def test_a_metric_says_its_unit_direction_text_and_protocol() -> None:
-    arguments = results_of(compare_report())[1]["KL divergence, mean"].metric_args
+    arguments = results_of(compare_report())[1]["KL(ref ‖ cand), mean"].metric_args
     assert arguments is not None
-    assert arguments["unit"] == "nats per token"
+    assert (arguments["unit"], arguments["better"]) == ("nats per token", "lower")
     assert arguments["direction"] == "KL(reference‖candidate)"
     assert arguments["reference"] == "models/reference"
     assert arguments["corpus"] == [{"name": "corpus.txt", "sha256": "cd31"}]
@@ -89,24 +89,24 @@ def test_a_text_stays_what_it_is(name: str) -> None:
 def test_what_is_not_known_is_left_out() -> None:
     _, results = results_of(compare_report(metrics=compare_metrics(math.nan)))
     assert not [name for name in results if name.startswith("KL")]
-    assert "same first choice" in results
+    assert "top-1 agreement" in results
 
 
 def test_infinity_is_a_word_as_in_json() -> None:
     _, results = results_of(compare_report(metrics=compare_metrics(math.inf)))
-    assert results["KL divergence, mean"].metric_value == "inf"
+    assert results["KL(ref ‖ cand), mean"].metric_value == "inf"
 
 
 def test_a_lower_bound_is_said() -> None:
     _, results = results_of(compare_report(lower_bounds=["kl"]))
     bounds = {name: one.metric_args.get("lower_bound") for name, one in results.items()
               if one.metric_args is not None}  # fmt: skip
-    assert bounds["KL divergence, mean"] is True
-    assert bounds["same first choice"] is None
+    assert bounds["KL(ref ‖ cand), mean"] is True
+    assert bounds["top-1 agreement"] is None
 
 
 def test_masked_models_have_their_task() -> None:
     protocol = {"name": "masked", "context": 64}
     _, results = results_of(compare_report(protocol=protocol))
     assert {one.task_type for one in results.values()} == {"fill-mask"}
-    assert "pseudo-perplexity, candidate / reference" in results
+    assert "pseudo-perplexity cand/ref" in results
