@@ -9,7 +9,7 @@ from klcli.render.headline import headlines
 from klcli.render.numbers import apart, count
 from klcli.render.terminal import StreamConsole
 from klcli.render.text import visible
-from klcli.render.verdict import verdict_text, who
+from klcli.render.verdict import verdict_text, who_differs
 from klcli.render.worst import print_worst
 
 WORST = 3
@@ -24,7 +24,9 @@ def in_a_line(report: Report) -> str:
     """
     verdict = "" if report.verdict is None else f"{report.verdict.upper()}: "
     numbers = [f"{one.name} {', '.join(one.parts)}" for one in headlines(report)[:1]]
-    return verdict + ", ".join([who(report), *numbers, count(report.counts["tokens"], "token")])
+    return verdict + ", ".join(
+        [who_differs(report), *numbers, count(report.counts["tokens"], "token")]
+    )
 
 
 def measured(result: GateResult) -> str:
