@@ -16,7 +16,7 @@ PACKAGE = Path(klcli.__file__).parent
 FLOW = [
     "errors", "choices", "hooks", "torchrun",
     "text", "storage", "sources", "align", "measure", "runs", "judge", "render",
-    "keywords", "request", "review", "workflow", "layerwise", "api", "inspection", "cli",
+    "keywords", "request", "review", "workflow", "layerwise", "api", "testing", "inspection", "cli",
 ]  # fmt: skip
 """A folder, or a file beside them, imports only from those before it."""
 HEAVY = ["torch", "transformers"]
@@ -115,9 +115,10 @@ def test_only_sources_know_transformers(path: Path) -> None:
         "from klcli.cli import cli; cli(['--version'], standalone_mode=False)",
         "from klcli.judge.report import Report",
         "import klcli.api, klcli.request, klcli.review",
+        "import klcli.testing",
         "import klcli.render.terminal, klcli.render.data, klcli.render.files",
     ],
-    ids=["import", "help", "help-of-a-command", "version", "report", "doors", "render"],
+    ids=["import", "help", "help-of-a-command", "version", "report", "doors", "testing", "render"],
 )
 def test_a_glance_loads_neither_torch_nor_transformers(code: str) -> None:
     program = f"{code}\nimport sys\nsys.exit(','.join({HEAVY} & sys.modules.keys()) or 0)".replace(

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import klcli as package
 from klcli import compare, layers, perplexity, record
-from klcli.choices import ENDINGS, Format
+from klcli.choices import ENDINGS, FileFormat, Format
 from klcli.cli import cli
 from klcli.judge.report import Cause, Finding
 from klcli.text.protocols import PRESETS
@@ -263,7 +263,8 @@ def test_every_protocol_has_its_row() -> None:
 
 def test_every_format_has_its_row() -> None:
     rows = table(DOCS / "README.md", "Get more out of a run")
-    assert {format_.strip("`") for _, format_, *_ in rows} == set(get_args(Format))
+    formats = {*get_args(Format), *get_args(FileFormat)}
+    assert {format_.strip("`") for _, format_, *_ in rows} == formats
     assert {a.strip("`"): b.strip("`") for a, b, *_ in rows if a} == dict(ENDINGS)
 
 
