@@ -93,11 +93,11 @@ def estimate(x: float | None, low: float | None, high: float | None, sign: str =
     if not _LEAST_FIXED <= max(abs(x), half) < _LEAST_LARGE:
         return Estimate(f"{x:{sign}.2e}", f"{low:{sign}.2e} to {high:{sign}.2e}")
     decimals = decimals_for(half, 2)
-    least = decimals_for(x, 1 if half > abs(x) else 3) if x else 0
-    most = decimals_for(x, 5) if x else decimals
-    own = min(max(decimals, least), most)
-    ends = (f"{end:{sign},.{decimals}f}" for end in (low, high))
-    return Estimate(f"{x:{sign},.{own}f}", " to ".join(ends))
+    ends = " to ".join(f"{end:{sign},.{decimals}f}" for end in (low, high))
+    if x == 0:
+        return Estimate("0", ends)
+    least, most = decimals_for(x, 1 if half > abs(x) else 3), decimals_for(x, 5)
+    return Estimate(f"{x:{sign},.{min(max(decimals, least), most)}f}", ends)
 
 
 def _signed(text: str, sign: str) -> str:

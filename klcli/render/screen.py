@@ -18,6 +18,7 @@ from klcli.render.layout import alphabet_of, print_compact, print_hanging
 from klcli.render.numbers import count, figure
 from klcli.render.text import visible
 from klcli.render.tokens import print_tokens
+from klcli.render.verdict import STYLES
 from klcli.render.view import View
 from klcli.render.worst import print_worst
 
@@ -27,8 +28,6 @@ _NARROW = 50
 """Cells below which labels have lines of their own."""
 _SHORT = 2
 """Findings, and lines of each, that are shown."""
-_BREAK = " · "
-"""Stands between parts that a line may break between."""
 
 
 def print_screen(report: Report, console: Console, view: View) -> None:
@@ -51,7 +50,7 @@ def print_screen(report: Report, console: Console, view: View) -> None:
 
 
 def _print_headline(one: Headline, console: Console) -> None:
-    limits = [Text(said, "" if is_kept else "bold red") for is_kept, said in one.limits]
+    limits = [Text(said, STYLES[verdict]) for verdict, said in one.limits]
     first, *others = one.parts
     parts = [Text(first, "bold"), *limits, *map(Text, others)]
     _print_labelled(one.name, _lines(parts, console), console)
@@ -83,13 +82,12 @@ def _room(console: Console) -> int:
 def _lines(parts: Iterable[Text], console: Console, room: int | None = None) -> list[Text]:
     """Parts in as few lines as they fit in, broken between them and not within."""
     lines: list[Text] = []
-    room = _room(console) if room is None else room
-    for part in parts:
-        spelled = alphabet_of(console).spell_styled(part)
-        if lines and lines[-1].cell_len + len(_BREAK) + spelled.cell_len <= room:
-            lines[-1] = Text.assemble(lines[-1], _BREAK, spelled)
+    alphabet, room = alphabet_of(console), _room(console) if room is None else room
+    for part in map(alphabet.spell_styled, parts):
+        if lines and lines[-1].cell_len + len(alphabet.between) + part.cell_len <= room:
+            lines[-1] = Text.assemble(lines[-1], alphabet.between, part)
         else:
-            lines.append(spelled)
+            lines.append(part)
     return lines
 
 

@@ -9,17 +9,14 @@ from rich.text import Text
 from klcli.judge.difference import Difference, difference_of
 from klcli.judge.gate import Verdict
 from klcli.judge.report import Report
-from klcli.render.layout import print_hanging, print_line
+from klcli.render.layout import alphabet_of, print_hanging, print_line
 from klcli.render.models import short_names
 from klcli.render.numbers import count, duration
 from klcli.render.text import keep_start
 
-_LOOKS: dict[Verdict, tuple[str, str]] = {
-    "pass": ("✓", "green"),
-    "fail": ("✗", "bold red"),
-    "inconclusive": ("?", "yellow"),
-}
-"""The mark of each verdict, and its style."""
+_MARKS: dict[Verdict, str] = {"pass": "✓", "fail": "✗", "inconclusive": "?"}
+STYLES: dict[Verdict, str] = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
+"""How what is about a verdict looks."""
 _FOUND: dict[Difference, tuple[str, str]] = {
     "same": ("=", "is the same as"),
     "noise": ("≈", "differs no more than noise from"),
@@ -33,8 +30,7 @@ _LONGEST_NAME = 40
 
 def verdict_text(verdict: Verdict) -> Text:
     """A verdict with its mark: nothing is told by colour alone."""
-    mark, style = _LOOKS[verdict]
-    return Text(f"{mark} {verdict.upper()}", style)
+    return Text(f"{_MARKS[verdict]} {verdict.upper()}", STYLES[verdict])
 
 
 def print_verdict(report: Report, console: Console) -> None:
@@ -45,7 +41,7 @@ def print_verdict(report: Report, console: Console) -> None:
     elif report.command == "compare":
         said = Text(f"{_FOUND[difference_of(report)][0]} ", "bold")
     said.append(_who(report), "bold")
-    measured = " · ".join(_measured(report))
+    measured = alphabet_of(console).between.join(_measured(report))
     if said.cell_len + 3 + cell_len(measured) <= console.width:
         print_line(Text.assemble(said, "   ", measured), console)
     else:
@@ -57,10 +53,10 @@ def print_last_verdict(report: Report, console: Console) -> None:
     """The verdict once more, for whoever sees the end of a log."""
     if report.verdict is None:
         return
-    words = {"pass": "passed", "fail": "failed", "inconclusive": "open"}
+    words = {"pass": "passed", "fail": "failed", "inconclusive": "undecided"}
     many = sum(gate.verdict == report.verdict for gate in report.gates)
-    all_ = count(len(report.gates), "gate")
-    said = f"{_who(report)}; {many} of {all_} {words[report.verdict]}"
+    gates = count(len(report.gates), "gate")
+    said = f"{_who(report)}: {many} of {gates} {words[report.verdict]}"
     print_hanging(Text(), Text.assemble(verdict_text(report.verdict), "  ", said), console)
 
 
