@@ -20,7 +20,7 @@ from klcli.measure.scores import TokenScores
 from klcli.render.drawing import LIGHT, WIDTH, Row, Theme, Words, chart_of, log_axis, svg_of
 from klcli.render.models import labels_of
 from klcli.render.numbers import count, estimate, figure
-from klcli.render.summary import at_least, is_masked, scored_tokens
+from klcli.render.summary import SLICED_BY, at_least, is_masked, scored_tokens
 
 _SQUARE = 340
 _CELLS = 40
@@ -34,15 +34,10 @@ _NOTE = 230
 
 _MARKED = {"median": 0.5, "p90": 0.9, "p99": 0.99}
 """Quantiles that are marked on the cumulative line, and their heights."""
-_ROUNDING = 1e-9
 _BELOW = "p99"
 """The one that is named below the line: above it there is p90."""
-_SLICED_BY = {
-    "confidence": "largest probability of the reference",
-    "position": "row of the window",
-    "kind": "kind of text",
-}
-
+_ROUNDING = 1e-9
+"""By how much an edge may miss its power of ten."""
 Kept = TypeVar("Kept")
 
 
@@ -165,7 +160,7 @@ def _cumulative(report: Report, shape: Distribution, theme: Theme) -> alt.LayerC
     rows = [
         {"x": edge, "y": tokens / max(_tokens(shape), 1)}
         for edge, tokens in zip(shape.edges, lower, strict=True)
-        if first * 0.999 <= edge <= last * 1.001
+        if first * (1 - _ROUNDING) <= edge <= last * (1 + _ROUNDING)
     ]
     y = alt.Y(
         "y:Q",
@@ -314,9 +309,7 @@ def _about_plane(report: Report) -> Words:
 
 def _about_slices(report: Report, by: SliceBy, rows: Iterable[Row]) -> Words:
     said = "; ".join(f"{row['slice']}: {row['said']}" for row in rows)
-    title = f"{_measure(report)} by {_SLICED_BY[by]}"
-    if report.command == "perplexity":
-        title = title.replace(" of the reference", "")
+    title = f"{_measure(report)} by {SLICED_BY[by]}"
     return Words(f"kl-by-{by}", title, [], f"Bars: mean {title}, in nats. {said}.")
 
 

@@ -246,6 +246,11 @@ def test_the_frontier_is_what_no_other_beats_in_size_and_kl() -> None:
     assert [(one.bytes, one.kl) for one in best] == sorted(places - beaten)
 
 
+def test_a_candidate_that_is_the_same_ends_the_frontier() -> None:
+    some = points((4, 0.1), (5, 0.0), (6, 0.05), (7, None))
+    assert frontier(some) == some[:2]
+
+
 def test_points_are_named_by_where_their_names_differ() -> None:
     shown = text_of(pareto([
         Point(name="model-7B-Q4_0.gguf", bytes=4_000_000_000, kl=0.1),
@@ -264,7 +269,7 @@ def test_candidates_without_a_place_on_a_log_axis_are_named() -> None:
         ]
     )
     assert "Not drawn: same (KL 0), gone (KL unknown)" in text_of(svg)
-    assert "same: 9 bytes, KL 0" in described(svg)
+    assert "same *: 9 bytes, KL 0" in described(svg)
     ElementTree.fromstring(pareto([]))
 
 
