@@ -33,7 +33,7 @@ def say(message: str) -> None:
     import click
 
     with sparing(sys.stderr):
-        click.echo(safe(message), err=True)
+        click.echo(safe(message), sys.stderr)
 
 
 def print_warnings(report: "Report", view: "View") -> None:

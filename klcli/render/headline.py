@@ -105,7 +105,7 @@ def _plus_minus(metric: Metric) -> str:
     half = (high - low) / 2
     if "e" in said.number or not math.isclose(mean - low, half, rel_tol=0.02):
         return f"{said.number} ({said.interval})"
-    return f"{said.number} ± {figure(half, decimals_for(half, 2))}"
+    return f"{said.number} ± {half:.{decimals_for(half, 2)}f}"
 
 
 def _perplexity_ratio(report: Report, metric: Metric) -> Iterator[str]:
