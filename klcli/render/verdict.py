@@ -35,18 +35,23 @@ def verdict_text(verdict: Verdict) -> Text:
 
 def print_verdict(report: Report, console: Console) -> None:
     """Who differs from whom, by how much text that is known, and how long it took."""
-    said = Text()
-    if report.verdict is not None:
-        said = Text.assemble(verdict_text(report.verdict), "  ")
-    elif report.command == "compare":
-        said = Text(f"{_FOUND[difference_of(report)][0]} ", "bold")
-    said.append(_who(report), "bold")
-    measured = alphabet_of(console).between.join(_measured(report))
-    if said.cell_len + 3 + cell_len(measured) <= console.width:
-        print_line(Text.assemble(said, "   ", measured), console)
+    alphabet = alphabet_of(console)
+    label, who = alphabet.spell_styled(_label(report)), Text(alphabet.spell(_who(report)), "bold")
+    measured = alphabet.between.join(_measured(report))
+    if label.cell_len + who.cell_len + 3 + cell_len(measured) <= console.width:
+        print_line(Text.assemble(label, who, "   ", measured), console)
     else:
-        print_hanging(Text(), said, console)
+        print_hanging(label, who, console)
         print_hanging(Text("  "), Text(measured), console)
+
+
+def _label(report: Report) -> Text:
+    """The verdict, or without gates a mark for what was found."""
+    if report.verdict is not None:
+        return Text.assemble(verdict_text(report.verdict), "  ")
+    if report.command == "compare":
+        return Text(f"{_FOUND[difference_of(report)][0]} ", "bold")
+    return Text()
 
 
 def print_last_verdict(report: Report, console: Console) -> None:
@@ -57,7 +62,7 @@ def print_last_verdict(report: Report, console: Console) -> None:
     many = sum(gate.verdict == report.verdict for gate in report.gates)
     gates = count(len(report.gates), "gate")
     said = f"{_who(report)}: {many} of {gates} {words[report.verdict]}"
-    print_hanging(Text(), Text.assemble(verdict_text(report.verdict), "  ", said), console)
+    print_hanging(_label(report), Text(said), console)
 
 
 def _who(report: Report) -> str:
