@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from klcli.api import compare, layers, merge, perplexity, record, report
     from klcli.errors import KlcliError
     from klcli.judge.layers import Layers
-    from klcli.judge.report import Report
+    from klcli.render.notebook import Report
 
 __version__ = "0.1.0"
 
@@ -42,7 +42,7 @@ _HOMES = {
     "merge": "klcli.api",
     "KlcliError": "klcli.errors",
     "Layers": "klcli.judge.layers",
-    "Report": "klcli.judge.report",
+    "Report": "klcli.render.notebook",
 }
 
 

@@ -12,8 +12,8 @@ from klcli import request
 from klcli.choices import DEFAULT_TOP_K, RecordingChoice
 from klcli.errors import in_one_line
 from klcli.judge.layers import Layers
-from klcli.judge.report import Report
 from klcli.keywords import AnyPath, CompareOptions, Corpora, LayersOptions, Model, RunOptions
+from klcli.render.notebook import Report
 from klcli.sources.options import RecordingFormat
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def compare(
     wanted = request.comparison(reference, candidate, corpus, options)
     from klcli.workflow import run  # which loads torch
 
-    return run(wanted)
+    return Report.of(run(wanted))
 
 
 @in_one_line()
@@ -61,7 +61,7 @@ def perplexity(model: Model, corpus: Corpora = (), **options: Unpack[RunOptions]
     wanted = request.perplexity(model, corpus, options)
     from klcli.workflow import run  # which loads torch
 
-    return run(wanted)
+    return Report.of(run(wanted))
 
 
 @in_one_line()
@@ -144,16 +144,15 @@ def report(
     """
     from klcli.review import review
 
-    return review(
-        request.Review(
-            run=fspath(run),
-            gates=gates,
-            gate_confidence=gate_confidence,
-            baseline=None if baseline is None else fspath(baseline),
-            allow_excluded=allow_excluded,
-            outliers=outliers,
-        )
+    wanted = request.Review(
+        run=fspath(run),
+        gates=gates,
+        gate_confidence=gate_confidence,
+        baseline=None if baseline is None else fspath(baseline),
+        allow_excluded=allow_excluded,
+        outliers=outliers,
     )
+    return Report.of(review(wanted))
 
 
 @in_one_line()
@@ -169,4 +168,4 @@ def merge(runs: Sequence[AnyPath], output: AnyPath) -> Report:
     """
     from klcli.review import merge
 
-    return merge([fspath(run) for run in runs], fspath(output))
+    return Report.of(merge([fspath(run) for run in runs], fspath(output)))

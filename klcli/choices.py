@@ -29,7 +29,9 @@ RowKind = Literal["logits", "log_probs", "truncated", "topk"]
 SliceBy = Literal["confidence", "position", "kind"]
 TokenChoice = Literal["all", "outliers", "none"]
 Format = Literal["table", "json", "jsonl", "csv", "markdown", "github"]
-FileFormat = Literal["json", "jsonl", "csv", "markdown", "junit", "badge", "card"]
+FileFormat = Literal[
+    "json", "jsonl", "csv", "markdown", "junit", "badge", "card", "parquet", "svg", "png"
+]
 LayersFormat = Literal["table", "json", "markdown"]
 
 ENDINGS: Mapping[str, FileFormat] = {
@@ -40,6 +42,9 @@ ENDINGS: Mapping[str, FileFormat] = {
     ".xml": "junit",
     ".badge.json": "badge",
     ".yaml": "card",
+    ".parquet": "parquet",
+    ".svg": "svg",
+    ".png": "png",
 }
 """The format of a file by the ending of its name; of several endings the longest counts."""
 

@@ -350,11 +350,6 @@ output_options = several(
 
 layers_output_options = several(
     click.option(
-        "--details",
-        is_flag=True,
-        help="Show every number in the table, not only the first screen.",
-    ),
-    click.option(
         "--format",
         "format_",
         type=one_of(LayersFormat),

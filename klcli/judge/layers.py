@@ -106,6 +106,10 @@ class Layers:
     rise: Rise | None
     warnings: Sequence[Notice] = ()
 
+    def __repr__(self) -> str:
+        apart = f"apart from {self.first_apart} on" if self.first_apart else "none apart"
+        return f"<Layers: {len(self.layers)} layers over {self.counts['tokens']:,} tokens, {apart}>"
+
     def to_dict(self) -> dict[str, Any]:
         """The result as plain data for JSON: infinities as "inf" and "-inf", NaN as None."""
         document = {

@@ -136,6 +136,9 @@ class Tokens:
     texts: Mapping[int, str]
     documents: Sequence[str]
 
+    def __repr__(self) -> str:
+        return f"<Tokens: {len(self.scores):,} in documents: {len(self.documents):,}>"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:

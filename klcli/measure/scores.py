@@ -81,6 +81,9 @@ class TokenScores:
 
     columns: Mapping[str, Column]
 
+    def __repr__(self) -> str:
+        return f"<TokenScores of {len(self):,} tokens: {', '.join(self.columns)}>"
+
     def __len__(self) -> int:
         return self.columns.tokens if isinstance(self.columns, Columns) else len(self["token_id"])
 

@@ -12,18 +12,11 @@ from klcli.judge.report import Report, Tokens
 from klcli.measure.columns import Column
 from klcli.render.summary import scored_tokens
 from klcli.render.text import visible
+from klcli.render.token_columns import TokenColumn, token_columns
 from klcli.render.view import DEFAULT_VIEW, View
 
 _AT_ONCE = 10_000
 """Rows that are Python objects at a time: some megabytes."""
-
-_TEXT_OF = {
-    "token_id": "token",
-    "top1": "top1_token",
-    "top1_reference": "top1_reference_token",
-    "top1_candidate": "top1_candidate_token",
-}
-"""Scores that are token ids, each with the column behind it in which the token is read."""
 
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """What makes a spreadsheet take a cell for a formula."""
@@ -44,8 +37,9 @@ def render_jsonl(report: Report, stream: TextIO, _view: View = DEFAULT_VIEW) -> 
         KlcliError: the report was read from a file, which holds no tokens.
     """
     tokens = scored_tokens(report)
-    names, encode = _names(tokens, report.lower_bounds), json.JSONEncoder(allow_nan=False).encode
-    for row in _rows(tokens, tokens.texts, tokens.documents):
+    columns = list(token_columns(tokens, report.lower_bounds))
+    names, encode = [one.name for one in columns], json.JSONEncoder(allow_nan=False).encode
+    for row in _rows(tokens, columns, tokens.texts, tokens.documents):
         stream.write(encode(dict(zip(names, row, strict=True))) + "\n")
 
 
@@ -62,9 +56,10 @@ def render_csv(report: Report, stream: TextIO, _view: View = DEFAULT_VIEW) -> No
     tokens = scored_tokens(report)
     texts = {token_id: _harmless(visible(text)) for token_id, text in tokens.texts.items()}
     documents = [_harmless(visible(name, keep_spaces=True)) for name in tokens.documents]
+    columns = list(token_columns(tokens, report.lower_bounds))
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_names(tokens, report.lower_bounds))
-    writer.writerows(_rows(tokens, texts, documents))
+    writer.writerow(one.name for one in columns)
+    writer.writerows(_rows(tokens, columns, texts, documents))
 
 
 def render_facts(facts: Mapping[str, Any], stream: TextIO, *, as_json: bool) -> None:
@@ -80,28 +75,22 @@ def render_facts(facts: Mapping[str, Any], stream: TextIO, *, as_json: bool) -> 
         stream.write(f"{name.replace('_', ' '):<{width}}  {said}\n")
 
 
-def _names(tokens: Tokens, lower_bounds: Sequence[str]) -> list[str]:
-    """The columns; a score that is only a lower bound says so in its name."""
-    names = []
-    for name in tokens.scores.columns:
-        if name in lower_bounds:
-            names.append(f"{name}_lower_bound")
-            continue
-        names += [name, _TEXT_OF[name]] if name in _TEXT_OF else [name]
-    return names
-
-
 def _rows(
-    tokens: Tokens, texts: Mapping[int, str], documents: Sequence[str]
+    tokens: Tokens,
+    columns: Sequence[TokenColumn],
+    texts: Mapping[int, str],
+    documents: Sequence[str],
 ) -> Iterator[tuple[Any, ...]]:
-    """The tokens as rows below ``_names``, column by column: an item at a time is far slower."""
+    """The tokens as rows, made column by column: an item at a time is far slower."""
     for first in range(0, len(tokens.scores), _AT_ONCE):
         cells: list[list[Any]] = []
-        for name in tokens.scores.columns:
-            some = tokens.scores.part(name, first, first + _AT_ONCE)
-            cells.append([documents[i] for i in some] if name == "document" else _plain(some))
-            if name in _TEXT_OF:
+        for column in columns:
+            some = tokens.scores.part(column.score, first, first + _AT_ONCE)
+            if column.is_text:
                 cells.append([texts[token_id] for token_id in some.tolist()])
+            else:
+                is_document = column.score == "document"
+                cells.append([documents[i] for i in some] if is_document else _plain(some))
         yield from zip(*cells, strict=True)
 
 

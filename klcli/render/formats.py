@@ -6,19 +6,21 @@ beyond the packages that klcli always has it imports when it runs.
 
 import importlib.util
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from klcli.choices import FileFormat, Format
 from klcli.errors import UsageError
 from klcli.judge.report import Report
+from klcli.render.arrow import render_parquet
 from klcli.render.badge import render_badge
 from klcli.render.card import render_card
 from klcli.render.data import render_csv, render_json, render_jsonl
 from klcli.render.github import render_github
 from klcli.render.junit import render_junit
 from klcli.render.markdown import render_markdown
+from klcli.render.pictures import render_png, render_svg
 from klcli.render.view import View
 
 Printer = Callable[[Report, TextIO, View], None]
@@ -62,10 +64,19 @@ WRITERS: Mapping[FileFormat, Writer] = {
     "junit": render_junit,
     "badge": as_text(render_badge),
     "card": as_text(render_card),
+    "parquet": render_parquet,
+    "svg": render_svg,
+    "png": render_png,
 }
 """What writes a report to a file, by format."""
 
-EXTRAS: Mapping[FileFormat, Extra] = {}
+_PICTURES = Extra("html", ("altair", "vl_convert"))
+
+EXTRAS: Mapping[FileFormat, Extra] = {
+    "parquet": Extra("parquet", ("pyarrow",)),
+    "svg": _PICTURES,
+    "png": _PICTURES,
+}
 """The formats that need more than klcli always has."""
 
 
@@ -93,8 +104,12 @@ def check_extra(path: str, format_: FileFormat) -> None:
     extra = EXTRAS.get(format_)
     if extra is None:
         return
-    missing = [one for one in extra.modules if importlib.util.find_spec(one) is None]
-    if missing:
+    if missing := missing_of(extra.modules):
         raise UsageError(
             f"--output {path} needs {' and '.join(missing)}: pip install 'klcli[{extra.name}]'"
         )
+
+
+def missing_of(modules: Iterable[str]) -> list[str]:
+    """Those of some modules that are not installed."""
+    return [one for one in modules if importlib.util.find_spec(one) is None]

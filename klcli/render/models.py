@@ -4,7 +4,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from klcli.render.text import visible
+from klcli.render.text import keep_end, visible
+
+_LABEL = 40
+"""Cells of the longest label."""
 
 _TELLING = ("revision", "dtype", "adapter", "attention", "device")
 """What may tell two models from the same path apart."""
@@ -52,6 +55,13 @@ def _parts(path: str) -> list[str]:
 
 def _shown(names: Mapping[str, str]) -> dict[str, str]:
     return {role: visible(name, keep_spaces=True) for role, name in names.items()}
+
+
+def labels_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """A name for each model that tells it from the other, cut where it is long."""
+    common, each = short_names(models)
+    names = {role: f"{common} ({name})" if common else name for role, name in each.items()}
+    return {role: keep_end(name, _LABEL) for role, name in names.items()}
 
 
 def details_of(model: Mapping[str, Any]) -> str:

@@ -24,9 +24,7 @@ def in_a_line(report: Report) -> str:
     """
     verdict = "" if report.verdict is None else f"{report.verdict.upper()}: "
     numbers = [f"{one.name} {', '.join(one.parts)}" for one in headlines(report)[:1]]
-    return verdict + ", ".join(
-        [who(report), *numbers, count(report.counts["tokens"], "token")]
-    )
+    return verdict + ", ".join([who(report), *numbers, count(report.counts["tokens"], "token")])
 
 
 def measured(result: GateResult) -> str:

@@ -76,7 +76,7 @@ _PERPLEXITY_CORPUS = {
     "bits/byte": ("bits_per_byte", "value"),
 }
 
-_SLICED_BY = {
+SLICED_BY = {
     "confidence": "confidence",
     "position": "row of the window",
     "kind": "kind of text",
@@ -218,7 +218,7 @@ def slice_tables(report: Report, view: View) -> list[Table]:
         heads = [
             f"{at_least(report, field)}{_pseudo(report, head)}" for head, field in columns.items()
         ]
-        tables.append(Table(head=[_SLICED_BY[by], "tokens", *heads], rows=rows))
+        tables.append(Table(head=[SLICED_BY[by], "tokens", *heads], rows=rows))
     return [table for table in tables if table.rows]
 
 

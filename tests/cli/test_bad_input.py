@@ -1,5 +1,6 @@
 """Bad input: one clear message, the right exit code, no traceback, nothing half-written."""
 
+import importlib.util
 import os
 import pickle
 import subprocess
@@ -152,6 +153,30 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     (tmp_path / "folder.json").mkdir()
     done = klcli("compare", "no-model", "none", "none.txt", "--output", tmp_path / output)
     assert_refused(done, code, says)
+
+
+@pytest.mark.parametrize(
+    ("output", "module", "extra"),
+    [
+        ("kl.svg", "vl_convert", "html"),
+        ("kl.png", "altair", "html"),
+        ("tokens.parquet", "pyarrow", "parquet"),
+    ],
+)
+def test_an_output_whose_package_is_missing_is_refused_before_the_work(
+    klcli: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    output: str,
+    module: str,
+    extra: str,
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == module else find_spec(name)
+    )
+    done = klcli("compare", "no-model", "none", "none.txt", "--output", tmp_path / output)
+    assert_refused(done, 2, f"needs {module}: pip install 'klcli[{extra}]'")
 
 
 def test_an_error_leaves_no_output_behind(klcli: Run, reference: Path, tmp_path: Path) -> None:

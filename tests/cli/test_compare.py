@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import parquet
 
 from tests.running import Run
 
@@ -166,7 +167,7 @@ def test_one_model_at_two_dtypes_is_one_command(klcli: Run, reference: Path, cor
 def test_several_outputs_are_written_in_one_run(
     klcli: Run, reference: Path, candidate: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    names = ["run.json", "tokens.csv", "tokens.jsonl", "run.md"]
+    names = ["run.json", "tokens.csv", "tokens.jsonl", "run.md", "tokens.parquet", "kl.svg"]
     outputs = [part for name in names for part in ("--output", tmp_path / name)]
     done = klcli("compare", reference, candidate, corpus, "--limit", "2", *outputs)
     assert done.code == 0
@@ -176,6 +177,11 @@ def test_several_outputs_are_written_in_one_run(
     assert len(lines) == report["counts"]["tokens"]
     mean = math.fsum(json.loads(line)["kl"] for line in lines) / len(lines)
     assert mean == pytest.approx(report["metrics"]["kl"]["mean"])
+    assert parquet.read_metadata(tmp_path / "tokens.parquet").num_rows == len(lines)
+
+    done = klcli("report", tmp_path / "run.json", "--output", tmp_path / "again.svg")
+    assert done.code == 0
+    assert (tmp_path / "again.svg").read_bytes() == (tmp_path / "kl.svg").read_bytes()
 
 
 def test_tokens_all_lists_every_token(

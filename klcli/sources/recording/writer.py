@@ -54,6 +54,9 @@ class Recorded:
     bytes: int
     notices: tuple[Notice, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Recorded {self.kind}: {self.rows:,} rows, {self.bytes:,} bytes>"
+
 
 def record(
     source: ModelSource,
