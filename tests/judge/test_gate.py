@@ -5,7 +5,8 @@ import math
 import pytest
 
 from klcli.errors import UsageError
-from klcli.judge.gate import Gate, GateResult, Rules, judge, overall, parse_gate
+from klcli.judge.gate import Gate, GateResult, Rules, judge, overall
+from klcli.judge.grammar import parse_gate
 from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from klcli.errors import UsageError
-from klcli.judge.gate import parse_gate
+from klcli.judge.grammar import parse_gate
 from klcli.judge.metrics import BOUNDS, COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.until import MEANS, Precision, Until, parse_until
 from klcli.measure.gathered import ScoredBatch
