@@ -90,14 +90,14 @@ def _facts(one: Definition) -> dict[str, str]:
         "formula": one.formula,
         "unit": one.unit,
         "better": one.better,
-        "gates": "  ".join(_examples(one)),
+        "gates": "  ".join(examples(one)),
         "fields": ", ".join(one.fields),
         "source": one.source,
     }
     return {name: said for name, said in facts.items() if said}
 
 
-def _examples(one: Definition) -> Iterator[str]:
+def examples(one: Definition) -> Iterator[str]:
     """Gates on the metric: on its main number, a quantile, and against a baseline."""
     if one.better == "higher":
         is_signed = one.bounds[0] < 0
