@@ -10,7 +10,7 @@ from numbers import Integral
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from klcli.errors import UsageError
+from klcli.errors import UsageError, choose_from
 
 Task = Literal["causal", "masked"]
 TaskChoice = Literal["auto", "causal", "masked"]
@@ -90,7 +90,7 @@ def check_value(option: str, value: Any, of: Field[Any]) -> None:
     if value is None and NoneType in get_args(of.type):
         return
     if choices and value not in choices:
-        raise UsageError(f"{option} {value}: choose one of {', '.join(choices)}")
+        raise UsageError(f"{option} {value} is not known{choose_from(str(value), choices)}")
     if least is None:
         return
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:

@@ -17,9 +17,10 @@ from klcli.choices import (
     check_fields,
     check_value,
 )
-from klcli.errors import UsageError
+from klcli.errors import UsageError, closest
 from klcli.hooks import Hooks
-from klcli.judge.gate import Gate, interval_fields, parse_gate
+from klcli.judge.gate import Gate, interval_fields
+from klcli.judge.grammar import parse_gate
 from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.until import Goal, parse_until
 from klcli.keywords import (
@@ -376,7 +377,9 @@ def _pick(kind: type[Request], options: Mapping[str, object], **more: Any) -> Re
 
 def _check_known(options: Mapping[str, object], known: type) -> None:
     if unknown := sorted(set(options) - set(known.__annotations__)):
-        raise TypeError(f"unknown options: {', '.join(unknown)}")
+        close = closest(unknown[0], known.__annotations__)
+        hint = f"; did you mean {close}?" if close else ""
+        raise TypeError(f"unknown options: {', '.join(unknown)}{hint}")
 
 
 def _corpora(given: Corpora) -> tuple[str | Texts, ...]:

@@ -113,12 +113,23 @@ def test_only_sources_know_transformers(path: Path) -> None:
         "from klcli.cli import cli; cli(['--help'], standalone_mode=False)",
         "from klcli.cli import cli; cli(['compare', '--help'], standalone_mode=False)",
         "from klcli.cli import cli; cli(['--version'], standalone_mode=False)",
+        "from klcli.cli import cli; cli(['explain', 'kl'], standalone_mode=False)",
         "from klcli.judge.report import Report",
         "import klcli.api, klcli.request, klcli.review",
         "import klcli.testing",
         "import klcli.render.terminal, klcli.render.data, klcli.render.files",
     ],
-    ids=["import", "help", "help-of-a-command", "version", "report", "doors", "testing", "render"],
+    ids=[
+        "import",
+        "help",
+        "help-of-a-command",
+        "version",
+        "explain",
+        "report",
+        "doors",
+        "testing",
+        "render",
+    ],
 )
 def test_a_glance_loads_neither_torch_nor_transformers(code: str) -> None:
     program = f"{code}\nimport sys\nsys.exit(','.join({HEAVY} & sys.modules.keys()) or 0)".replace(

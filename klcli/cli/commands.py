@@ -260,6 +260,29 @@ def inspect(path: str, format_: str) -> int:
     return ExitCode.DONE
 
 
+@cli.command()
+@click.argument("word", metavar="[METRIC]", required=False)
+def explain(word: str | None) -> int:
+    """Say what a metric means: formula, unit, which direction is better, and gates.
+
+    \b
+    klcli explain
+    klcli explain kl
+    klcli explain "noise floor"
+
+    METRIC is written as in gates (kl, kl.p99, ppl_ratio). Without one all are listed.
+    """  # noqa: D301
+    from klcli.render import explain as page
+    from klcli.render.terminal import StreamConsole
+
+    with onto_stdout():
+        if word is None:
+            page.explain_all(StreamConsole())
+        else:
+            page.explain(word, StreamConsole())
+    return ExitCode.DONE
+
+
 def _places(**options: Any) -> list[str]:
     """The paths among the options of a command."""
     return [path for name, path in options.items() if name in PLACES and path is not None]

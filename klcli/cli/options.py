@@ -321,8 +321,8 @@ output_options = several(
         "gates",
         multiple=True,
         metavar="EXPR",
-        help="Fail with exit code 3 unless it holds, as in 'kl.mean<=0.01': any metric of the "
-        "JSON, <= or >=. Can be given several times.",
+        help="Fail with exit code 3 unless it holds, as in 'kl.mean<=0.01': any metric (see "
+        "klcli explain), one of <= >= < >, and a number or percentage. Can be given several times.",
     ),
     click.option(
         "--gate-confidence",

@@ -301,7 +301,8 @@ def _metrics(data: Mapping[str, Any]) -> dict[str, Metric]:
 
 
 def _gate_result(data: Mapping[str, Any]) -> GateResult:
-    numbers = {key: _number(data[key]) for key in ("value", "limit", "ci_low", "ci_high")}
+    keys = ("value", "limit", "ci_low", "ci_high", "baseline")
+    numbers = {key: _number(data.get(key)) for key in keys}
     limit = math.nan if numbers["limit"] is None else numbers["limit"]
     return GateResult(**{**data, **numbers, "limit": limit})
 

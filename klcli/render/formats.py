@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from klcli.choices import FileFormat, Format
-from klcli.errors import UsageError
+from klcli.errors import UsageError, choose_from
 from klcli.judge.report import Report
 from klcli.render.arrow import render_parquet
 from klcli.render.badge import render_badge
@@ -92,7 +92,7 @@ def format_of(path: str, endings: Mapping[str, FileFormat]) -> FileFormat:
         return endings[max(known, key=len)]
     ending = PurePath(path).suffix
     what = f"unknown ending {ending!r}" if ending else "it has no ending"
-    raise UsageError(f"--output {path}: {what}; use one of {', '.join(endings)}")
+    raise UsageError(f"--output {path}: {what}{choose_from(ending, endings)}")
 
 
 def check_extra(path: str, format_: FileFormat) -> None:

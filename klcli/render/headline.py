@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from klcli.errors import Notice, UsageError
 from klcli.judge.difference import times_the_noise
-from klcli.judge.gate import Gate, GateResult, Verdict, parse_gate
+from klcli.judge.gate import Gate, GateResult, Verdict
+from klcli.judge.grammar import parse_gate
 from klcli.judge.intervals import Metric
 from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.report import Report

@@ -12,6 +12,7 @@ from klcli.errors import KlcliError
 from klcli.judge.intervals import Metric
 from klcli.judge.metrics import METRICS
 from klcli.judge.report import CorpusResult, Report, Slice, Tokens
+from klcli.render.gate_words import gate_words
 from klcli.render.models import details_of, name_of
 from klcli.render.numbers import apart, count, number, percent
 from klcli.render.text import visible
@@ -35,7 +36,7 @@ class Table:
 
 
 class GateLine(NamedTuple):
-    """A gate: ``PASS`` or ``FAIL``, the limit as it was given, the value, and perhaps a reason."""
+    """A gate: ``PASS`` or ``FAIL``, the limit as it was given, the value, and perhaps why."""
 
     verdict: str
     gate: str
@@ -309,7 +310,7 @@ def gate_lines(report: Report) -> list[GateLine]:
             verdict=gate.verdict.upper(),
             gate=visible(gate.gate.strip(), keep_spaces=True),
             value=apart(gate.value, gate.limit),
-            reason=visible(gate.reason or "", keep_spaces=True),
+            reason=visible(gate_words(gate), keep_spaces=True),
         )
         for gate in report.gates
     ]

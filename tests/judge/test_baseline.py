@@ -10,7 +10,7 @@ import pytest
 
 from klcli.judge.baseline import BaselineComparison, BaselineRun
 from klcli.judge.clusters import COSINES_BELOW, LEVEL, Clusters
-from klcli.judge.gate import parse_gate
+from klcli.judge.grammar import parse_gate
 from klcli.judge.intervals import Metric
 from klcli.judge.metrics import BOUNDS, COMPARE_METRICS
 from klcli.judge.report import Report

@@ -12,16 +12,8 @@ import pytest
 
 from klcli.errors import UsageError
 from klcli.judge.clusters import Clusters
-from klcli.judge.gate import (
-    Baseline,
-    Gate,
-    GateResult,
-    Rules,
-    interval_fields,
-    judge,
-    overall,
-    parse_gate,
-)
+from klcli.judge.gate import Baseline, Gate, GateResult, Rules, interval_fields, judge, overall
+from klcli.judge.grammar import parse_gate
 from klcli.judge.intervals import Metric
 from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.statistics import mean_metric

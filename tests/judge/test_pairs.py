@@ -11,7 +11,8 @@ import pytest
 from klcli.errors import UsageError
 from klcli.judge.baseline import BaselineComparison, BaselineRun
 from klcli.judge.clusters import Clusters
-from klcli.judge.gate import GateResult, Rules, interval_fields, judge, parse_gate
+from klcli.judge.gate import GateResult, Rules, interval_fields, judge
+from klcli.judge.grammar import parse_gate
 from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.report import Report
 from klcli.judge.statistics import summarise

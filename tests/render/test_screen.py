@@ -307,7 +307,7 @@ def test_a_number_says_its_limit_and_how_far_it_is_over(one: Any, says: str) -> 
 
 def test_a_limit_on_another_field_is_not_one_on_the_number() -> None:
     one = gate("kl.p99<=0.5", 0.9, 0.5)
-    assert "limit" not in on_terminal(compare_report(gates=[one], verdict="fail"))
+    assert "token · limit" not in on_terminal(compare_report(gates=[one], verdict="fail"))
 
 
 @pytest.mark.parametrize(
