@@ -9,11 +9,13 @@ from os import fspath
 from typing import TYPE_CHECKING, Unpack
 
 from klcli import request
+from klcli.checks import check_layers, check_measurement, check_recording
 from klcli.choices import DEFAULT_TOP_K, RecordingChoice
 from klcli.errors import in_one_line
 from klcli.judge.layers import Layers
 from klcli.judge.report import Report
 from klcli.keywords import AnyPath, CompareOptions, Corpora, LayersOptions, Model, RunOptions
+from klcli.runs.ranks import joined_ranks
 from klcli.sources.options import RecordingFormat
 
 if TYPE_CHECKING:
@@ -41,9 +43,7 @@ def compare(
         KlcliError: an input cannot be read or does not fit the other.
     """
     wanted = request.comparison(reference, candidate, corpus, options)
-    from klcli.workflow import run  # which loads torch
-
-    return run(wanted)
+    return _run(wanted)
 
 
 @in_one_line()
@@ -59,9 +59,7 @@ def perplexity(model: Model, corpus: Corpora = (), **options: Unpack[RunOptions]
         KlcliError: an input cannot be read.
     """
     wanted = request.perplexity(model, corpus, options)
-    from klcli.workflow import run  # which loads torch
-
-    return run(wanted)
+    return _run(wanted)
 
 
 @in_one_line()
@@ -83,9 +81,10 @@ def layers(
         KlcliError: an input cannot be read, is not a model, or does not fit the other.
     """
     wanted = request.layers(reference, candidate, corpus, options)
+    inputs = check_layers(wanted)
     from klcli.layerwise import compare_layers  # which loads torch
 
-    return compare_layers(wanted)
+    return compare_layers(wanted, inputs)
 
 
 @in_one_line()
@@ -118,9 +117,19 @@ def record(
     """
     wanted = RecordingFormat(kind=kind, top_k=top_k)
     asked = request.recording(model, corpus, output, wanted, options)
+    inputs = check_recording(asked)
     from klcli.workflow import keep_predictions  # which loads torch
 
-    return keep_predictions(asked)
+    return keep_predictions(asked, inputs)
+
+
+def _run(wanted: request.Measurement) -> Report:
+    """Look at all that is read and written, and only then load torch and run."""
+    with joined_ranks(wanted.keeping.run) as ranks:
+        inputs = check_measurement(wanted, ranks.world)
+        from klcli.workflow import run
+
+        return run(wanted, inputs, ranks)
 
 
 @in_one_line()

@@ -16,7 +16,7 @@ PACKAGE = Path(klcli.__file__).parent
 FLOW = [
     "errors", "choices", "hooks", "torchrun",
     "text", "storage", "sources", "align", "measure", "runs", "judge", "render",
-    "keywords", "request", "review", "workflow", "layerwise", "api", "inspection", "cli",
+    "keywords", "request", "review", "checks", "workflow", "layerwise", "api", "inspection", "cli",
 ]  # fmt: skip
 """A folder, or a file beside them, imports only from those before it."""
 HEAVY = ["torch", "transformers"]

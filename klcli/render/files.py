@@ -13,7 +13,7 @@ from klcli.judge.report import Report
 from klcli.render.data import RENDERERS, format_of
 from klcli.render.view import DEFAULT_VIEW, View
 from klcli.storage.files import temporary_beside
-from klcli.storage.places import check_apart
+from klcli.storage.places import check_apart, is_special, obstacle_to
 
 
 def check_outputs(
@@ -38,7 +38,7 @@ def check_outputs(
             raise UsageError(
                 f"--output {seen[target]} and --output {path} are one file: leave one out"
             )
-        if obstacle := _obstacle(target):
+        if obstacle := obstacle_to(target):
             raise OutputError(f"cannot write {path}: {obstacle}")
         seen[target] = path
 
@@ -91,7 +91,7 @@ def _write(path: str, render: Callable[[str, TextIO], None], ready: dict[Path, s
     """Render to a new file beside ``path``, noted in ``ready``; to ``path`` itself if special."""
     target = _target(path)
     mode: Literal["w", "x"] = "w"
-    if not _is_special(target):
+    if not is_special(target):
         target = temporary_beside(target)
         mode = "x"  # which follows no link that is there already, and obeys the umask
         ready[target] = path
@@ -103,23 +103,4 @@ def _write(path: str, render: Callable[[str, TextIO], None], ready: dict[Path, s
 
 def _target(path: str) -> Path:
     """The file itself, where ``path`` leads to it by links."""
-    return Path(path) if _is_special(Path(path)) else Path(os.path.realpath(path))
-
-
-def _is_special(path: Path) -> bool:
-    """Whether it is a pipe or a device, which cannot be put in place by renaming."""
-    return path.exists() and not path.is_file() and not path.is_dir()
-
-
-def _obstacle(target: Path) -> str | None:
-    """Why ``target`` cannot be written, as far as can be seen without trying."""
-    folder = target.parent
-    if target.is_dir():
-        return "it is a folder"
-    if not folder.is_dir():
-        return f"there is no folder {folder}; make it first"
-    if target.exists() and not os.access(target, os.W_OK):
-        return "it is write-protected"
-    if not _is_special(target) and not os.access(folder, os.W_OK):
-        return f"the folder {folder} is write-protected"
-    return None
+    return Path(path) if is_special(Path(path)) else Path(os.path.realpath(path))

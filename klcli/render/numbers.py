@@ -54,3 +54,13 @@ def apart(value: float | None, limit: float) -> str:
         if (shown < limit, shown > limit) == (value < limit, value > limit):
             return text
     return repr(value)
+
+
+def duration(seconds: float) -> str:
+    """``4 s``, ``5m08s``, ``2h05m``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1g} s" if seconds < 1 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours = minutes // 60
+    return f"{hours}h{minutes % 60:02}m" if hours else f"{minutes}m{rest:02}s"

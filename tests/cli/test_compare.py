@@ -28,7 +28,8 @@ def test_two_models_and_a_text_make_a_table(
 ) -> None:
     done = klcli("compare", reference, candidate, corpus, "--context", "64")
     assert done.code == 0
-    assert done.err == ""
+    assert done.err.startswith("3,584 tokens in ")
+    assert done.err.count("\n") == 1
     assert "KL(ref ‖ cand)        0.001014" in done.out
     assert max(map(len, done.out.splitlines())) <= 80
     assert "\x1b" not in done.out
