@@ -27,6 +27,7 @@ from klcli.choices import (
     ValueChoice,
     choices_of,
 )
+from klcli.cli.help import section, several
 from klcli.text.protocols import PRESETS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -47,28 +48,18 @@ def one_of(words: Any) -> click.Choice[str]:
     return click.Choice(choices_of(words))
 
 
-def several(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several options as one decorator, shown in the order in which they are written."""
-
-    def decorate(command: Command) -> Command:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
-
-
 def _protocols() -> str:
     """What each protocol does, in a line."""
     first, *others = (f"{name} {preset.says}" for name, preset in PRESETS.items())
     return f"{first}. Each of the others scores like the program of that name: {'; '.join(others)}"
 
 
-window_options = several(
+window_options = section(
+    "Text",
     click.option(
         "--protocol",
         type=click.Choice(tuple(PRESETS)),
-        help=f"How the text becomes windows: {_protocols()}. The four options below change its "
+        help=f"How the text becomes windows. {_protocols()}. The four options below change its "
         "parts.  [default: rolling]",
     ),
     click.option(
@@ -130,6 +121,7 @@ window_options = several(
         help="For masked models, hide every K-th token at once, K forward rows a window: faster, "
         "and an approximation.  [default: one token at a time]",
     ),
+    common=("protocol", "context", "documents", "limit"),
 )
 
 
@@ -175,6 +167,7 @@ def _source_settings() -> dict[str, tuple[str, dict[str, Any]]]:
 
 _tokenizer_option = click.option(
     "--tokenizer",
+    type=click.Path(),
     metavar="MODEL",
     help="Model or folder whose tokenizer gives the words of a logit file.",
 )
@@ -205,7 +198,8 @@ def source_options(*, sided: bool, inside: bool = False) -> Callable[[Command], 
             decorators.append(_sided(name, what, **settings))
         else:
             decorators.append(click.option(f"--{name.replace('_', '-')}", help=what, **settings))
-    return several(
+    models = section(
+        "Models",
         click.option(
             "--task",
             type=one_of(TaskChoice),
@@ -231,17 +225,26 @@ def source_options(*, sided: bool, inside: bool = False) -> Callable[[Command], 
             help="Run as a language model what was saved as something else, such as a classifier.",
         ),
         *(() if inside else (_compile_option,)),
-        click.option(
-            "--batch-tokens",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Tokens in one forward pass; fewer need less memory.  [default: 2048 on a CPU, "
-            "16384 on a GPU]",
-        ),
+        common=("dtype", "candidate_dtype", "device", "adapter", "revision"),
     )
+    return several(models, _memory_options)
 
 
-run_options = several(
+_memory_options = section(
+    "Memory",
+    click.option(
+        "--batch-tokens",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Tokens in one forward pass; fewer need less memory.  [default: 2048 on a CPU, "
+        "16384 on a GPU]",
+    ),
+    common=("batch_tokens",),
+)
+
+
+run_options = section(
+    "Long runs",
     click.option(
         "--until",
         metavar="GOAL",
@@ -275,9 +278,11 @@ run_options = several(
         metavar="I/N",
         help="Score only the I-th of N parts, to be joined by klcli merge. Needs --run.",
     ),
+    common=("until", "run", "shard"),
 )
 
-output_options = several(
+_shown_options = section(
+    "Output",
     click.option(
         "--tokens",
         type=one_of(TokenChoice),
@@ -290,8 +295,9 @@ output_options = several(
         "slices",
         multiple=True,
         type=one_of(SliceBy),
-        help="Also show the tokens by confidence of the reference (or model), by position in the "
-        "window, or by kind of text. The JSON has all three. Can be given several times.",
+        help="Also show slices of the tokens. They are by confidence of the reference (or model), "
+        "by position in the window, or by kind of text. The JSON has all three. Can be given "
+        "several times.",
     ),
     click.option(
         "--format",
@@ -310,6 +316,12 @@ output_options = several(
         help="Write the result to a file too, in the format of its ending: "
         f"{' '.join(ENDINGS)}. Can be given several times.",
     ),
+    click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
+    common=("details", "slices", "format_", "outputs", "quiet"),
+)
+
+_gate_options = section(
+    "Gates",
     click.option(
         "--gate",
         "gates",
@@ -322,7 +334,7 @@ output_options = several(
         "--gate-confidence",
         type=click.FloatRange(0.5, 1, max_open=True),
         metavar="P",
-        help="Let intervals of this confidence decide: a gate passes if the whole interval is "
+        help="Let intervals of this confidence decide. A gate passes if the whole interval is "
         "inside, fails if it is wholly outside, and is inconclusive otherwise (exit code 4).  "
         "[default: the number itself decides]",
     ),
@@ -330,7 +342,7 @@ output_options = several(
         "--baseline",
         type=click.Path(exists=True),
         metavar="RUN",
-        help="An earlier run for gates such as 'kl.mean<=1.1*baseline': a folder kept "
+        help="An earlier run for gates such as 'kl.mean<=1.1*baseline'. A folder kept "
         "with --run, paired token by token, or a report (.json).",
     ),
     click.option(
@@ -338,11 +350,13 @@ output_options = several(
         is_flag=True,
         help="Let a gate pass although tokens were left out because a model gave NaN or +inf.",
     ),
-    click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
+    common=("gates", "gate_confidence", "baseline"),
 )
 
+output_options = several(_gate_options, _shown_options)
 
-layers_output_options = several(
+layers_output_options = section(
+    "Output",
     click.option(
         "--format",
         "format_",
@@ -361,24 +375,36 @@ layers_output_options = several(
         f"{' '.join(LAYERS_ENDINGS)}. Can be given several times.",
     ),
     click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
+    common=("details", "format_", "outputs", "quiet"),
 )
 
-compare_options = several(
+_outliers_option = section(
+    "Output",
     click.option(
         "--outliers",
         type=click.IntRange(min=0),
         default=DEFAULT_OUTLIERS,
         show_default=True,
         metavar="N",
-        help="How many outlier tokens are reported: the N with the largest KL, and the N that "
+        help="How many outlier tokens are reported. The N with the largest KL, and the N that "
         "stand out most among tokens of like confidence.",
     ),
+    common=("outliers",),
+)
+
+_one_at_a_time_option = section(
+    "Memory",
     click.option(
         "--one-at-a-time",
         is_flag=True,
-        help="Keep one model in memory at a time: the reference's predictions go through a "
+        help="Keep one model in memory at a time. The reference's predictions go through a "
         "temporary recording.",
     ),
+    common=("one_at_a_time",),
+)
+
+_noise_floor_option = section(
+    "Gates",
     click.option(
         "--noise-floor",
         type=one_of(NoiseFloor),
@@ -387,7 +413,10 @@ compare_options = several(
     ),
 )
 
-recording_options = several(
+compare_options = several(_outliers_option, _one_at_a_time_option, _noise_floor_option)
+
+recording_options = section(
+    "Output",
     click.option(
         "-o",
         "--output",
@@ -414,14 +443,35 @@ recording_options = several(
         metavar="K",
         help="How many tokens --kind topk keeps.",
     ),
+    common=("output", "kind"),
 )
 
+judging_options = several(
+    output_options,
+    section(
+        "Output",
+        click.option(
+            "--outliers",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="How many outlier tokens are reported.  [default: as many as the run was made "
+            "with]",
+        ),
+        common=("outliers",),
+    ),
+)
+"""Of the output options, those that a saved run can be shown with; outliers besides."""
 
-def judging_options(command: Command) -> Command:
-    """Of the output options, those that a saved run can be shown with; outliers besides."""
-    return click.option(
-        "--outliers",
-        type=click.IntRange(min=0),
-        metavar="N",
-        help="How many outlier tokens are reported.  [default: as many as the run was made with]",
-    )(output_options(command))
+merging_options = section(
+    "Long runs",
+    click.option(
+        "-o",
+        "--run",
+        "whole",
+        required=True,
+        type=click.Path(),
+        metavar="RUN",
+        help="The folder to keep the whole run in.",
+    ),
+    common=("whole",),
+)

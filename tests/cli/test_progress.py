@@ -1,8 +1,9 @@
 """What a run says of itself while it goes on: how far it is, how fast, and when it will end."""
 
 import io
+from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -214,11 +215,10 @@ def test_a_kernel_that_has_to_be_compiled_is_announced() -> None:
 
 def test_bytes_of_a_download_are_told() -> None:
     """As huggingface_hub moves its bars, which are not shown."""
-    from huggingface_hub.utils import tqdm as library
-
     from klcli.sources.hf.hub import no_bars, telling_of_downloads
 
-    told, tqdm = list[str](), cast("Any", library)
+    told: list[str] = []
+    tqdm: Any = import_module("huggingface_hub.utils.tqdm").tqdm
     with telling_of_downloads(told.append), no_bars():
         bar = tqdm(desc="model.safetensors", total=538_000_000, initial=100_000_000, unit="B")
         bar.update(10_000_000)

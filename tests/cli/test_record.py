@@ -173,7 +173,7 @@ def test_a_head_that_does_not_stand_alone_is_a_warning_with_its_reason(
     refused = klcli(*arguments, "--kind", "hidden")
     assert_refused(refused, 1, "--kind hidden:", "does not stand alone", "--kind logits")
     assert not (tmp_path / "rec").exists()
-    warning, summary = klcli(*arguments).err.splitlines()
+    _, warning, summary = klcli(*arguments).err.splitlines()
     assert warning.startswith("Warning: the logits are recorded, for the output head does not")
     assert "nats" in warning
     assert ": logits, 128 tokens" in summary

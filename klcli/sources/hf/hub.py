@@ -64,10 +64,10 @@ def telling_of_downloads(tell: Callable[[str], None]) -> Iterator[None]:
     """
     begin, move = tqdm.tqdm.__init__, tqdm.tqdm.update
 
-    def begun(bar: Any, *arguments: Any, **options: Any) -> None:
-        begin(bar, *arguments, **options)
-        if options.get("unit") == "B":
-            bar.download = _Download(options)
+    def begun(bar: Any, *arguments: Any, **settings: Any) -> None:
+        begin(bar, *arguments, **settings)
+        if settings.get("unit") == "B":
+            bar.download = _Download(settings)
 
     def moved(bar: Any, n: float | None = 1) -> Any:
         if (download := getattr(bar, "download", None)) is not None:
@@ -85,10 +85,10 @@ def telling_of_downloads(tell: Callable[[str], None]) -> Iterator[None]:
 class _Download:
     """A file on its way: how many bytes have come, of how many."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        self.name: str = options.get("desc") or "a file"
-        self.total: float | None = options.get("total")
-        self.done: float = options.get("initial") or 0.0
+    def __init__(self, bar: Mapping[str, Any]) -> None:
+        self.name: str = bar.get("desc") or "a file"
+        self.total: float | None = bar.get("total")
+        self.done: float = bar.get("initial") or 0.0
 
     def __str__(self) -> str:
         of = f" of {self.total / 1e6:,.1f}" if self.total else ""
