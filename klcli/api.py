@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 from klcli import request
 from klcli.checks import check_layers, check_measurement, check_recording
 from klcli.choices import DEFAULT_TOP_K, RecordingChoice
+from klcli.documented import with_keywords
 from klcli.errors import in_one_line
 from klcli.judge.layers import Layers
 from klcli.judge.report import Report
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from klcli.sources.recording.writer import Recorded
 
 
+@with_keywords(CompareOptions)
 @in_one_line()
 def compare(
     reference: Model, candidate: Model, corpus: Corpora = (), **options: Unpack[CompareOptions]
@@ -34,7 +36,7 @@ def compare(
             logits, or ``(logits, token_ids)``.
         corpus: path of a text or several, "-" for stdin, or texts. Not needed with a recording or
             logits, which bring their tokens.
-        options: see ``CompareOptions`` and ``RunOptions``.
+        options: those of the command, see below.
 
     Returns:
         The report: every divergence is KL(reference‖candidate), in nats.
@@ -46,6 +48,7 @@ def compare(
     return _run(wanted)
 
 
+@with_keywords(RunOptions)
 @in_one_line()
 def perplexity(model: Model, corpus: Corpora = (), **options: Unpack[RunOptions]) -> Report:
     """Score every token of a text with one source: NLL, perplexity, bits per byte.
@@ -53,7 +56,7 @@ def perplexity(model: Model, corpus: Corpora = (), **options: Unpack[RunOptions]
     Args:
         model: a Hub id, a model folder, a ``.gguf`` file, a recording or a logit file.
         corpus: path of a text or several, "-" for stdin. Not needed with a recording or logit file.
-        options: see ``RunOptions``.
+        options: those of the command, see below.
 
     Raises:
         KlcliError: an input cannot be read.
@@ -62,6 +65,7 @@ def perplexity(model: Model, corpus: Corpora = (), **options: Unpack[RunOptions]
     return _run(wanted)
 
 
+@with_keywords(LayersOptions)
 @in_one_line()
 def layers(
     reference: Model, candidate: Model, corpus: Corpora, **options: Unpack[LayersOptions]
@@ -72,7 +76,7 @@ def layers(
         reference, candidate: a Hub id, a model folder, a ``.gguf`` file or ``(model, tokenizer)``
             each.
         corpus: path of a text or several, "-" for stdin, or texts.
-        options: see ``LayersOptions``. Without ``limit`` the first 2,048 tokens are read.
+        options: those of the command, see below. Without ``limit`` the first 2,048 tokens are read.
 
     Returns:
         The relative error of each layer, and the first beyond what rounding makes.
@@ -87,6 +91,7 @@ def layers(
     return compare_layers(wanted, inputs)
 
 
+@with_keywords(RunOptions)
 @in_one_line()
 def record(
     model: Model,
@@ -110,7 +115,7 @@ def record(
             "logits" the logits; "topk" the ``top_k`` most probable tokens, which give lower bounds.
             "auto" is hidden where a probe proves the head, else logits.
         top_k: how many tokens "topk" keeps.
-        options: see ``RunOptions``; gates do not apply.
+        options: those of the command, see below; gates do not apply.
 
     Raises:
         KlcliError: an input cannot be read, or the output cannot be written.

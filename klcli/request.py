@@ -4,11 +4,12 @@ The public functions take keyword arguments (see ``keywords``); here they become
 here on nothing is an option any more.
 """
 
+import difflib
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from klcli.choices import (
     DEFAULT_OUTLIERS,
@@ -375,8 +376,12 @@ def _pick(kind: type[Request], options: Mapping[str, object], **more: Any) -> Re
 
 
 def _check_known(options: Mapping[str, object], known: type) -> None:
-    if unknown := sorted(set(options) - set(known.__annotations__)):
-        raise TypeError(f"unknown options: {', '.join(unknown)}")
+    """Raise a TypeError where an option is unknown, as Python does, with what may be meant."""
+    names = get_type_hints(known)
+    for name in sorted(set(options) - set(names)):
+        close = difflib.get_close_matches(name, names, n=1)
+        meant = f": did you mean {close[0]!r}?" if close else ""
+        raise TypeError(f"unknown option {name!r}{meant}")
 
 
 def _corpora(given: Corpora) -> tuple[str | Texts, ...]:

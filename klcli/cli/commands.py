@@ -18,7 +18,6 @@ from klcli.cli.options import (
     output_options,
     recording_options,
     run_options,
-    source_options,
     window_options,
 )
 from klcli.cli.progress import progress_hooks
@@ -30,6 +29,7 @@ from klcli.cli.showing import (
     say,
     verdict_code,
 )
+from klcli.cli.source_options import source_options
 from klcli.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -245,10 +245,11 @@ def merge(saved: tuple[str, ...], whole: str, **options: Any) -> int:
     help="How it is printed.",
 )
 def inspect(path: str, format_: str) -> int:
-    """Show what a recording, logit file or report holds, without running a model.
+    """Show what a recording, run, logit file or report holds. No model runs.
 
     \b
     klcli inspect gpt2.recording
+    klcli inspect base.run
     klcli inspect base.kld --format json
     """  # noqa: D301
     from klcli.inspection import inspect as look

@@ -10,6 +10,8 @@ from weakref import WeakKeyDictionary
 
 import click
 
+from klcli.choices import choices_of
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 SECTIONS = ("Models", "Text", "Memory", "Gates", "Output", "Long runs", "Options")
@@ -28,6 +30,11 @@ class Place:
 
 _places: "WeakKeyDictionary[click.Parameter, Place]" = WeakKeyDictionary()
 _SOMEWHERE = Place(SECTIONS[-1], common=True)
+
+
+def one_of(words: Any) -> click.Choice[str]:
+    """The words of a ``Literal`` as the type of an option."""
+    return click.Choice(choices_of(words))
 
 
 def several(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:

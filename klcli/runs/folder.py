@@ -306,6 +306,15 @@ def open_run(folder: Path) -> SavedRun:
         )
 
 
+def scored_tokens(folder: Path, manifest: Mapping[str, Any]) -> int:
+    """How many tokens a run has scored, be it complete or not.
+
+    Raises:
+        SourceError: a part is missing, truncated or altered.
+    """
+    return sum(len(part.index) for part in _read_parts(folder, manifest))
+
+
 def _begin(
     folder: Path,
     request: Mapping[str, Any],
