@@ -29,20 +29,23 @@ RowKind = Literal["logits", "log_probs", "truncated", "topk"]
 SliceBy = Literal["confidence", "position", "kind"]
 TokenChoice = Literal["all", "outliers", "none"]
 Format = Literal["table", "json", "jsonl", "csv", "markdown"]
+FileFormat = Literal["json", "jsonl", "csv", "markdown"]
 LayersFormat = Literal["table", "json", "markdown"]
 
-ENDINGS: Mapping[str, Format] = {
+ENDINGS: Mapping[str, FileFormat] = {
     ".json": "json",
     ".jsonl": "jsonl",
     ".csv": "csv",
     ".md": "markdown",
 }
-"""The format of a file by the ending of its name."""
+"""The format of a file by the ending of its name; of several endings the longest counts."""
 
-LAYERS_ENDINGS: Mapping[str, LayersFormat] = {".json": "json", ".md": "markdown"}
+LAYERS_ENDINGS: Mapping[str, FileFormat] = {".json": "json", ".md": "markdown"}
 """The same of the files that ``layers`` writes."""
 
 DEFAULT_OUTLIERS = 10
+FIRST_OUTLIERS = 3
+"""How many of them the first screen shows."""
 DEFAULT_TOP_K = 1024
 
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from klcli.align import Alignment, align
@@ -57,8 +58,9 @@ def run(request: Measurement, inputs: Inputs, ranks: Ranks) -> Report:
     Raises:
         KlcliError: an input cannot be read or does not fit another.
     """
+    began = monotonic()
     with as_found(request.specs), _opened(request, inputs) as opened:
-        return _measured(_prepare(request, opened, inputs.baseline), ranks)
+        return _measured(_prepare(request, opened, inputs.baseline, began), ranks)
 
 
 def keep_predictions(request: Recording, inputs: Inputs) -> Recorded:
@@ -126,6 +128,7 @@ class _Job:
     """All that is settled before the first token is scored.
 
     ``identities`` are those of the sources where the run is kept: to hash weights takes its time.
+    ``began`` is when the run did, by the monotonic clock.
     """
 
     request: Measurement
@@ -135,6 +138,7 @@ class _Job:
     judging: Judging
     batch_tokens: int
     identities: Sequence[Mapping[str, Any]]
+    began: float
 
 
 @contextlib.contextmanager
@@ -186,7 +190,9 @@ def _recorded(
     return source, alignment.notices
 
 
-def _prepare(request: Measurement, opened: _Opened, baseline: BaselineRun | None) -> _Job:
+def _prepare(
+    request: Measurement, opened: _Opened, baseline: BaselineRun | None, began: float
+) -> _Job:
     """Align the sources, and settle how they are read and judged."""
     request.hooks.begin("reading the text")
     sources = opened.sources
@@ -208,6 +214,7 @@ def _prepare(request: Measurement, opened: _Opened, baseline: BaselineRun | None
         judging=_judging(request, alignment.table, sources, baseline),
         batch_tokens=request.batch_tokens or batch_tokens_for(s.device for s in sources),
         identities=_identities(request, sources),
+        began=began,
     )
 
 
@@ -255,7 +262,8 @@ def _measured(job: _Job, ranks: Ranks) -> Report:
             own = _evaluate(job, shard, store)
         evaluation = store.gather(own, job.alignment.table, per_bin=job.facts.per_bin)
         noise_floor = _noise_floor(job)
-        report = _concluded(job, evaluation, noise_floor)
+        concluded = _concluded(job, evaluation, noise_floor)
+        report = replace(concluded, seconds=round(monotonic() - job.began, 2))
         if kept is not None:
             kept.complete(report.to_dict())
     if run is not None and ranks.joins:

@@ -1,6 +1,7 @@
 """What all tests share: no network, and where fixtures and shared material lie."""
 
 import importlib.util
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,8 +61,10 @@ def shared() -> Path:
 
 
 @pytest.fixture
-def klcli(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process."""
+def klcli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process, where every run takes four seconds by the clock."""
+    ticks = itertools.count(step=4)
+    monkeypatch.setattr("klcli.workflow.monotonic", lambda: float(next(ticks)))
 
     def run(*arguments: str | Path) -> Outcome:
         capsys.readouterr()

@@ -17,6 +17,7 @@ from klcli.request import comparison
 
 HOOKS = {"progress", "status", "announce"}
 SHOWN_ONLY = {
+    "details",
     "tokens",
     "slices",
     "format_",
@@ -100,7 +101,8 @@ def test_keyword_arguments_have_the_defaults_of_the_command_line() -> None:
     parameters = inspect.signature(klcli.compare).parameters
     for one in cli.commands["compare"].params:
         if one.name in parameters and one.name not in SHOWN_ONLY and not one.multiple:
-            assert parameters[one.name].default in (one.get_default(NO_CONTEXT), None), one.name
+            default = one.get_default(NO_CONTEXT)
+            assert default is None or parameters[one.name].default in (default, None), one.name
     assert parameters["outliers"].default == 10
     assert parameters["dtype"].default == "auto"
 

@@ -296,6 +296,12 @@ class TestJson:
             found = keys([one for report in made for one in report["slices"]])
             assert documented("Slices", "both", command) == found
 
+    def test_the_distribution(self, reports: Sequence[Json]) -> None:
+        assert documented("Distribution") == keys([report["distribution"] for report in reports])
+
+    def test_along_the_text(self, reports: Sequence[Json]) -> None:
+        assert documented("Along the text") == keys([report["along"] for report in reports])
+
     def test_findings(self) -> None:
         assert documented("Findings") == {field.name for field in fields(Finding)}
         assert documented("Causes") == set(get_args(Cause))

@@ -18,6 +18,7 @@ from klcli import torchrun
 from klcli.cli.commands import cli
 from klcli.cli.showing import drop, say, sparing
 from klcli.errors import ExitCode, KlcliError, in_one_line
+from klcli.render.alphabet import MISSING
 
 __all__ = ["cli", "main"]
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         warnings.simplefilter("ignore")  # the same
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console may lack a letter
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=MISSING)
     code = _exit_code(arguments)
     with sparing(sys.stdout):
         pass  # it is flushed here, where a failure does not change the code

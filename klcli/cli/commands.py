@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from klcli import __version__, torchrun
-from klcli.choices import LAYERS_ENDINGS, Format, LayersFormat, SliceBy, TokenChoice
+from klcli.choices import FIRST_OUTLIERS, LAYERS_ENDINGS, Format, LayersFormat, SliceBy, TokenChoice
 from klcli.cli.help import Group, section
 from klcli.cli.options import (
     Named,
@@ -177,14 +177,14 @@ def layers(
     token is hidden at once unless --pll or --mask-every is given.
     """  # noqa: D301
     from klcli.api import layers as run
-    from klcli.render.files import check_outputs
-    from klcli.render.layers import write_layers
+    from klcli.render.files import check_outputs, write_outputs
+    from klcli.render.layers import WRITERS
 
     check_outputs(outputs, (reference, candidate, *corpus, *_places(**options)), LAYERS_ENDINGS)
     with progress_hooks(quiet) as hooks:
         files = [Named(path) for path in corpus]
         found = run(reference, candidate, files, **(options | hooks))
-    write_layers(found, outputs)
+    write_outputs(found, outputs, endings=LAYERS_ENDINGS, writers=WRITERS)
     for warning in () if quiet else found.warnings:
         say(f"Warning: {warning.message}")
     print_layers(found, format_)
@@ -270,25 +270,33 @@ def _run(
     job: Callable[..., "Report"],
     inputs: Sequence[str],
     *,
+    details: bool,
     tokens: TokenChoice,
     slices: tuple[SliceBy, ...],
     format_: Format,
     outputs: tuple[str, ...],
     quiet: bool,
+    outliers: int | None = None,
     **options: Any,
 ) -> int:
-    """Do the job with progress shown, write and print its report, and return the exit code."""
+    """Do the job with progress shown, write and print its report, and return the exit code.
+
+    Without ``outliers`` it reports as many as the job does by itself, and shows the first of them.
+    """
     from klcli.render.files import check_outputs, write_outputs
     from klcli.render.view import View
 
     check_outputs(outputs, (*inputs, *_places(**options)))
+    if outliers is not None:
+        options["outliers"] = outliers
     with progress_hooks(quiet or not torchrun.is_first_rank()) as hooks:
         report = job(**options, **hooks)
     if not torchrun.is_first_rank():
         return ExitCode.DONE
-    view = View(tokens=tokens, slices=slices)
+    shown = FIRST_OUTLIERS if outliers is None else outliers
+    view = View(details=details, tokens=tokens, outliers=shown, slices=slices)
     write_outputs(report, outputs, view)
-    if not quiet:
+    if not quiet and format_ != "table":
         print_warnings(report, view)
     print_report(report, format_, view)
     return verdict_code(report.verdict)

@@ -9,6 +9,7 @@ from klcli.choices import (
     DEFAULT_OUTLIERS,
     DEFAULT_TOP_K,
     ENDINGS,
+    FIRST_OUTLIERS,
     LAYERS_ENDINGS,
     Bos,
     DocumentSplit,
@@ -153,6 +154,11 @@ run_options = section(
 _shown_options = section(
     "Output",
     click.option(
+        "--details",
+        is_flag=True,
+        help="Show every number in the table, not only the first screen.",
+    ),
+    click.option(
         "--tokens",
         type=one_of(TokenChoice),
         default="outliers",
@@ -244,7 +250,7 @@ layers_output_options = section(
         f"{' '.join(LAYERS_ENDINGS)}. Can be given several times.",
     ),
     click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
-    common=("details", "format_", "outputs", "quiet"),
+    common=("format_", "outputs", "quiet"),
 )
 
 _outliers_option = section(
@@ -252,11 +258,10 @@ _outliers_option = section(
     click.option(
         "--outliers",
         type=click.IntRange(min=0),
-        default=DEFAULT_OUTLIERS,
-        show_default=True,
         metavar="N",
         help="How many outlier tokens are reported. The N with the largest KL, and the N that "
-        "stand out most among tokens of like confidence.",
+        f"stand out most among tokens of like confidence.  [default: {DEFAULT_OUTLIERS}, of which "
+        f"the table shows {FIRST_OUTLIERS}]",
     ),
     common=("outliers",),
 )

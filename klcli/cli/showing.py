@@ -50,14 +50,14 @@ def print_report(report: "Report", format_: Format, view: "View") -> None:
     Raises:
         OutputError: stdout cannot be written to.
     """
-    from klcli.render.data import RENDERERS
+    from klcli.render.formats import PRINTERS
     from klcli.render.terminal import StreamConsole, render_terminal
 
     with onto_stdout():
         if format_ == "table":
             render_terminal(report, StreamConsole(), view)
         else:
-            RENDERERS[format_](report, sys.stdout, view)
+            PRINTERS[format_](report, sys.stdout, view)
 
 
 def print_layers(layers: "Layers", format_: LayersFormat) -> None:
@@ -66,14 +66,15 @@ def print_layers(layers: "Layers", format_: LayersFormat) -> None:
     Raises:
         OutputError: stdout cannot be written to.
     """
-    from klcli.render.layers import RENDERERS, render_terminal
+    from klcli.render.layers import PRINTERS, render_terminal
     from klcli.render.terminal import StreamConsole
+    from klcli.render.view import DEFAULT_VIEW
 
     with onto_stdout():
         if format_ == "table":
             render_terminal(layers, StreamConsole())
         else:
-            RENDERERS[format_](layers, sys.stdout)
+            PRINTERS[format_](layers, sys.stdout, DEFAULT_VIEW)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from klcli.judge.gate import Gate
 from klcli.judge.intervals import Metric
 from klcli.judge.notices import find_notices, shard_notices
 from klcli.judge.report import Command, CorpusResult, Finding, Report, Tokens
+from klcli.judge.shape import along_of, distribution_of
 from klcli.judge.shown_outliers import find_outliers, read
 from klcli.judge.signature import signature
 from klcli.judge.slices import slice_tokens
@@ -98,6 +99,8 @@ def conclude(
         lower_bounds=lower_bounds,
         outliers=shown,
         slices=slices,
+        distribution=distribution_of(scores),
+        along=along_of(scores),
         findings=[*findings, *causes],
         gates=results,
         verdict=gate.overall(results),

@@ -23,6 +23,7 @@ OUTLIER_NUMBERS = ("kl", "score", "nll_reference", "nll_candidate")
 
 Command = Literal["compare", "perplexity"]
 Cause = Literal["settings", "position", "shift", "share", "not_seen"]
+TokenMetric = Literal["kl", "nll"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,37 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """How many tokens have which KL in nats, or of one model which NLL; for a histogram.
+
+    ``counts[i]`` tokens are at least ``edges[i]`` and below ``edges[i + 1]``; the edges lie evenly
+    on a log axis. ``zero`` tokens are at 0 (or below, by the rule of llama.cpp), ``below`` are
+    between 0 and the first edge, ``above`` at the last one or beyond, and ``infinite`` ones count
+    apart.
+    """
+
+    metric: TokenMetric
+    edges: Sequence[float]
+    counts: Sequence[int]
+    zero: int
+    below: int
+    above: int
+    infinite: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Along:
+    """The mean KL in nats, or of one model NLL, of equal parts of the text; for a line.
+
+    ``starts`` are the first scored tokens of the parts. A mean is None where no token is known.
+    """
+
+    metric: TokenMetric
+    starts: Sequence[int]
+    means: Sequence[float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
     """Every scored token, with what is needed to print it: not part of the JSON report."""
 
@@ -114,7 +146,9 @@ class Report:
     ``lower_bounds`` are at least what is shown. ``clusters`` says over which clusters of tokens the
     errors are taken, ``until`` how much of the text was needed where a run was to end early, and
     ``noise_floor`` by how much the reference differs from itself. ``shard`` is which part of a run
-    it is about, None for a whole one. ``tokens`` is None in a report that was read from a file.
+    it is about, None for a whole one. ``seconds`` is how long the run took, loading included; None
+    where that is not known, as for one that was joined. ``distribution`` and ``along`` are None in
+    reports of klcli 0.1.0, and ``tokens`` in any that was read from a file.
     """
 
     command: Command
@@ -130,6 +164,8 @@ class Report:
     lower_bounds: Sequence[str] = ()
     outliers: Sequence[Outlier] = ()
     slices: Sequence[Slice] = ()
+    distribution: Distribution | None = None
+    along: Along | None = None
     findings: Sequence[Finding] = ()
     gates: Sequence[GateResult] = ()
     verdict: Verdict | None = None
@@ -137,6 +173,7 @@ class Report:
     until: Mapping[str, Any] | None = None
     noise_floor: Mapping[str, Any] | None = None
     shard: str | None = None
+    seconds: float | None = field(default=None, compare=False)
     tokens: Tokens | None = field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,6 +187,7 @@ class Report:
             **self.models,
             "protocol": self.protocol,
             "environment": self.environment,
+            "seconds": self.seconds,
             "counts": self.counts,
             "clusters": self.clusters,
             "metrics": self.metrics,
@@ -158,6 +196,8 @@ class Report:
             "corpora": [asdict(corpus) for corpus in self.corpora],
             "outliers": [asdict(outlier) for outlier in self.outliers],
             "slices": [one.to_dict() for one in self.slices],
+            "distribution": None if self.distribution is None else asdict(self.distribution),
+            "along": None if self.along is None else asdict(self.along),
             "findings": [asdict(finding) for finding in self.findings],
             "gates": [asdict(gate) for gate in self.gates],
             "verdict": self.verdict,
@@ -206,12 +246,15 @@ class Report:
             lower_bounds=data["lower_bounds"],
             outliers=[_outlier(outlier) for outlier in data["outliers"]],
             slices=[Slice.from_dict(one) for one in data.get("slices", ())],
+            distribution=_distribution(data.get("distribution")),
+            along=_along(data.get("along")),
             findings=[Finding(**one) for one in data.get("findings", ())],
             gates=[_gate_result(gate) for gate in data["gates"]],
             verdict=data["verdict"],
             until=data.get("until"),
             noise_floor=data.get("noise_floor"),
             shard=data.get("shard"),
+            seconds=data.get("seconds"),
             warnings=[Notice(**warning) for warning in data["warnings"]],
         )
 
@@ -258,6 +301,16 @@ def _gate_result(data: Mapping[str, Any]) -> GateResult:
     numbers = {key: _number(data[key]) for key in ("value", "limit", "ci_low", "ci_high")}
     limit = math.nan if numbers["limit"] is None else numbers["limit"]
     return GateResult(**{**data, **numbers, "limit": limit})
+
+
+def _distribution(data: Mapping[str, Any] | None) -> Distribution | None:
+    return None if data is None else Distribution(**data)
+
+
+def _along(data: Mapping[str, Any] | None) -> Along | None:
+    if data is None:
+        return None
+    return Along(**{**data, "means": [_number(mean) for mean in data["means"]]})
 
 
 def _outlier(data: Mapping[str, Any]) -> Outlier:

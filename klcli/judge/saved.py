@@ -32,7 +32,7 @@ def conclude_runs(runs: Sequence[SavedRun], judging: Judging, outliers: int) -> 
         notices=facts.notices,
     )
     printed = _printed(runs[0]) if len(runs) == 1 else None
-    return conclude(
+    report = conclude(
         evaluation,
         alignment,
         facts.conditions,
@@ -42,6 +42,7 @@ def conclude_runs(runs: Sequence[SavedRun], judging: Judging, outliers: int) -> 
         findings=[one for one in printed.findings if one.cause == "shift"] if printed else (),
         shard=runs[0].shard if len(runs) == 1 else WHOLE,
     )
+    return replace(report, seconds=printed.seconds) if printed else report
 
 
 def open_baseline(path: str | None) -> BaselineRun | None:

@@ -3,22 +3,16 @@
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import PurePath
-from typing import Any, TextIO, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
 import numpy as np
 
-from klcli.choices import Format
-from klcli.errors import UsageError
 from klcli.judge.report import Report, Tokens
 from klcli.measure.columns import Column
-from klcli.render.markdown import render_markdown
 from klcli.render.summary import scored_tokens
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View
-
-Chosen = TypeVar("Chosen", bound=str)
 
 _AT_ONCE = 10_000
 """Rows that are Python objects at a time: some megabytes."""
@@ -84,28 +78,6 @@ def render_facts(facts: Mapping[str, Any], stream: TextIO, *, as_json: bool) -> 
         shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         said = "–" if value is None else visible(shown, keep_spaces=True)
         stream.write(f"{name.replace('_', ' '):<{width}}  {said}\n")
-
-
-RENDERERS: Mapping[Format, Callable[[Report, TextIO, View], None]] = {
-    "json": render_json,
-    "jsonl": render_jsonl,
-    "csv": render_csv,
-    "markdown": render_markdown,
-}
-"""What writes a report to a stream, by format."""
-
-
-def format_of(path: str, endings: Mapping[str, Chosen]) -> Chosen:
-    """The format that the ending of a file's name stands for, among those of ``endings``.
-
-    Raises:
-        UsageError: none that klcli knows.
-    """
-    ending = PurePath(path).suffix
-    if ending.lower() not in endings:
-        what = f"unknown ending {ending!r}" if ending else "it has no ending"
-        raise UsageError(f"--output {path}: {what}; use one of {', '.join(endings)}")
-    return endings[ending.lower()]
 
 
 def _names(tokens: Tokens, lower_bounds: Sequence[str]) -> list[str]:

@@ -3,35 +3,34 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, BinaryIO
 
-from klcli.choices import ENDINGS
+from klcli.choices import ENDINGS, FileFormat
 from klcli.errors import OutputError, UsageError
-from klcli.judge.report import Report
-from klcli.render.data import RENDERERS, format_of
+from klcli.render.formats import WRITERS, Writer, check_extra, format_of
 from klcli.render.view import DEFAULT_VIEW, View
 from klcli.storage.files import temporary_beside
 from klcli.storage.places import check_apart, is_special, obstacle_to
 
 
 def check_outputs(
-    paths: Iterable[str], inputs: Iterable[str] = (), endings: Mapping[str, str] = ENDINGS
+    paths: Iterable[str], inputs: Iterable[str] = (), endings: Mapping[str, FileFormat] = ENDINGS
 ) -> None:
     """Find out before the long work whether its result can be written.
 
     ``endings`` are those that stand for a format.
 
     Raises:
-        UsageError: an ending that stands for no format, a file that is named twice, or one that is
-            or lies in one of the ``inputs``.
+        UsageError: an ending that stands for no format, a format whose packages are missing, a file
+            that is named twice, or one that is or lies in one of the ``inputs``.
         OutputError: a folder that is missing or write-protected, or a path that is a folder.
     """
     seen: dict[Path, str] = {}
     read = tuple(inputs)
     for path in paths:
-        format_of(path, endings)
+        check_extra(path, format_of(path, endings))
         target = _target(path)
         check_apart("--output", path, read)
         if target in seen:
@@ -43,20 +42,15 @@ def check_outputs(
         seen[target] = path
 
 
-def write_outputs(report: Report, paths: Sequence[str], view: View = DEFAULT_VIEW) -> None:
-    """Write a report to files, each in the format of its ending. See ``write_files``.
-
-    Raises:
-        KlcliError: the report cannot be shown in a format.
-        OutputError: a file cannot be written.
-    """
-    write_files(
-        paths, lambda path, stream: RENDERERS[format_of(path, ENDINGS)](report, stream, view)
-    )
-
-
-def write_files(paths: Sequence[str], render: Callable[[str, TextIO], None]) -> None:
-    """Write files, as ``render`` writes each to a stream that it is given with the path.
+def write_outputs(
+    result: Any,
+    paths: Sequence[str],
+    view: View = DEFAULT_VIEW,
+    *,
+    endings: Mapping[str, FileFormat] = ENDINGS,
+    writers: Mapping[FileFormat, Writer] = WRITERS,
+) -> None:
+    """Write a result to files, each in the format of its ending.
 
     All are written beside their places first and put there together when the last one is ready, so
     that what cannot be rendered or written leaves every file as it was. A file that is replaced
@@ -64,13 +58,16 @@ def write_files(paths: Sequence[str], render: Callable[[str, TextIO], None]) -> 
     directly.
 
     Raises:
+        KlcliError: the result cannot be shown in a format.
         OutputError: a file cannot be written.
     """
     ready: dict[Path, str] = {}
     try:
         for path in paths:
             with _naming(path):
-                _write(path, render, ready)
+                write = writers[format_of(path, endings)]
+                with _opened(path, ready) as stream:
+                    write(result, stream, view)
         for temporary, path in ready.items():
             with _naming(path):
                 temporary.replace(_target(path))
@@ -87,18 +84,20 @@ def _naming(path: str) -> Iterator[None]:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _write(path: str, render: Callable[[str, TextIO], None], ready: dict[Path, str]) -> None:
-    """Render to a new file beside ``path``, noted in ``ready``; to ``path`` itself if special."""
+@contextlib.contextmanager
+def _opened(path: str, ready: dict[Path, str]) -> Iterator[BinaryIO]:
+    """A new file beside ``path``, noted in ``ready``; ``path`` itself if it is special."""
     target = _target(path)
-    mode: Literal["w", "x"] = "w"
-    if not is_special(target):
-        target = temporary_beside(target)
-        mode = "x"  # which follows no link that is there already, and obeys the umask
-        ready[target] = path
-    with target.open(mode, encoding="utf-8", newline="") as stream:
-        render(path, stream)
-    if mode == "x" and _target(path).exists():
-        shutil.copymode(_target(path), target)
+    if is_special(target):
+        with target.open("wb") as stream:
+            yield stream
+        return
+    temporary = temporary_beside(target)
+    ready[temporary] = path
+    with temporary.open("xb") as stream:  # which follows no link, and obeys the umask
+        yield stream
+    if target.exists():
+        shutil.copymode(target, temporary)
 
 
 def _target(path: str) -> Path:

@@ -7,15 +7,15 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from klcli.choices import LAYERS_ENDINGS, LayersFormat
+from klcli.choices import FileFormat, LayersFormat
 from klcli.judge.layers import NOISE_FACTOR, Layer, Layers, Place
-from klcli.render.data import format_of
-from klcli.render.files import write_files
+from klcli.render.formats import Writer, as_text
+from klcli.render.layout import print_compact, print_hanging, print_heading
 from klcli.render.markdown import escape, fact_line, table_of
 from klcli.render.numbers import count, fixed, number
 from klcli.render.summary import Fact, Table, model_facts, windows_of
-from klcli.render.terminal import print_compact, print_hanging, print_heading
 from klcli.render.text import keep_start, visible
+from klcli.render.view import DEFAULT_VIEW, View
 
 TITLE = "Layers of the candidate against those of the reference"
 HEAD = (
@@ -33,7 +33,7 @@ def render_terminal(layers: Layers, console: Console) -> None:
         print_hanging(Text(""), Text(sentence), console)
 
 
-def render_markdown(layers: Layers, stream: TextIO) -> None:
+def render_markdown(layers: Layers, stream: TextIO, _view: View = DEFAULT_VIEW) -> None:
     """Write the table as Markdown, with all text escaped."""
     blocks = [
         f"# {TITLE}",
@@ -46,28 +46,23 @@ def render_markdown(layers: Layers, stream: TextIO) -> None:
     stream.write("\n\n".join(blocks) + "\n")
 
 
-def render_json(layers: Layers, stream: TextIO) -> None:
+def render_json(layers: Layers, stream: TextIO, _view: View = DEFAULT_VIEW) -> None:
     """Write the result as JSON, in ASCII: no text in it can reach a terminal as a control code."""
     json.dump(layers.to_dict(), stream, indent=2, allow_nan=False)
     stream.write("\n")
 
 
-RENDERERS: Mapping[LayersFormat, Callable[[Layers, TextIO], None]] = {
+PRINTERS: Mapping[LayersFormat, Callable[[Layers, TextIO, View], None]] = {
     "json": render_json,
     "markdown": render_markdown,
 }
-"""What writes the result to a stream, by format."""
+"""What prints the result on stdout, by format; the table is the terminal's own."""
 
-
-def write_layers(layers: Layers, paths: tuple[str, ...]) -> None:
-    """Write the result to files, each in the format of its ending, whole or not at all.
-
-    Raises:
-        OutputError: a file cannot be written.
-    """
-    write_files(
-        paths, lambda path, stream: RENDERERS[format_of(path, LAYERS_ENDINGS)](layers, stream)
-    )
+WRITERS: Mapping[FileFormat, Writer] = {
+    "json": as_text(render_json),
+    "markdown": as_text(render_markdown),
+}
+"""What writes the result to a file, by format."""
 
 
 def sentences(layers: Layers) -> list[str]:

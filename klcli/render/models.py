@@ -1,9 +1,13 @@
 """A model in a line: its name, and how it ran."""
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from klcli.render.text import visible
+
+_TELLING = ("revision", "dtype", "adapter", "attention", "device")
+"""What may tell two models from the same path apart."""
 
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
@@ -14,6 +18,40 @@ def name_of(model: Mapping[str, Any]) -> str:
     return visible(
         f"{model['source']}@{revision}" if revision else str(model["source"]), keep_spaces=True
     )
+
+
+class Names(NamedTuple):
+    """What tells models apart, by role, and what they have in common: nothing if their names do."""
+
+    common: str
+    each: Mapping[str, str]
+
+
+def short_names(models: Mapping[str, Mapping[str, Any]]) -> Names:
+    """The base name of each model, or as much more of its path as tells them apart.
+
+    Of one path twice the revision, number format and so on tell them apart, or else the role.
+    """
+    paths = {role: _parts(str(model["source"])) for role, model in models.items()}
+    for depth in range(1, max(map(len, paths.values())) + 1):
+        names = {role: "/".join(parts[-depth:]) for role, parts in paths.items()}
+        if len(set(names.values())) == len(names):
+            return Names("", _shown(names))
+    common = visible(next(iter(paths.values()))[-1], keep_spaces=True)
+    for key in _TELLING:
+        values = {role: _parts(str(model.get(key) or "none"))[-1] for role, model in models.items()}
+        if len(set(values.values())) == len(values):
+            return Names(common, _shown(values))
+    return Names(common, {role: role for role in models})
+
+
+def _parts(path: str) -> list[str]:
+    """The parts of a path; an address is one part."""
+    return [path] if "://" in path else re.split(r"[/\\]", path.rstrip("/\\") or path)
+
+
+def _shown(names: Mapping[str, str]) -> dict[str, str]:
+    return {role: visible(name, keep_spaces=True) for role, name in names.items()}
 
 
 def details_of(model: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Numbers as a reader wants them: rounded, short, and never longer than a column."""
 
 import math
+from typing import NamedTuple
 
 ABSENT = "–"
 """Stands for what is not known."""
@@ -21,6 +22,23 @@ def number(x: float | None) -> str:
     exponent = math.floor(math.log10(abs(x)))
     wanted = (4 if exponent >= 0 else 3) - exponent
     return f"{x:.{min(max(wanted, 0), _MOST_DECIMALS)}f}"
+
+
+def figure(x: float | None, decimals: int | None = None) -> str:
+    """``x`` to three significant digits, or with so many decimals: for a sentence, not a column."""
+    if x is None or math.isnan(x):
+        return ABSENT
+    if x == 0 or math.isinf(x):
+        return f"{x:.0f}"
+    if not _LEAST_FIXED <= abs(x) < _LEAST_LARGE:
+        return f"{x:.2e}"
+    return f"{x:,.{decimals_for(x, 3) if decimals is None else decimals}f}"
+
+
+def decimals_for(x: float, digits: int) -> int:
+    """How many decimals give ``x`` so many significant digits, once it is rounded."""
+    exponent = int(f"{x:.{digits - 1}e}".split("e")[1])
+    return max(digits - 1 - exponent, 0)
 
 
 def percent(share: float | None) -> str:
@@ -44,16 +62,46 @@ def count(n: int | None, one: str = "") -> str:
     return f"{digits} {one if n == 1 or not one else f'{one}s'}".rstrip()
 
 
-def apart(value: float | None, limit: float) -> str:
+def apart(value: float | None, limit: float, least: int = 5) -> str:
     """A value in so many digits that it stands to ``limit`` in print as it does in truth."""
     if value is None or math.isnan(value):
         return ABSENT
-    for digits in range(5, 18):
+    for digits in range(least, 18):
         text = f"{value:.{digits}g}"
         shown = float(text)
         if (shown < limit, shown > limit) == (value < limit, value > limit):
             return text
     return repr(value)
+
+
+class Estimate(NamedTuple):
+    """A number as it is said, and its interval."""
+
+    number: str
+    interval: str
+
+
+def estimate(x: float | None, low: float | None, high: float | None, sign: str = "") -> Estimate:
+    """A number with the ends of its interval, each in as many digits as the interval deserves.
+
+    The ends have two significant digits of half its width. The number has at least three of its
+    own, unless it is lost within the interval, and at most five.
+    """
+    if x is None or low is None or high is None or not low < high or not math.isfinite(high - low):
+        return Estimate(_signed(figure(x), sign), "")
+    half = (high - low) / 2
+    if not _LEAST_FIXED <= max(abs(x), half) < _LEAST_LARGE:
+        return Estimate(f"{x:{sign}.2e}", f"{low:{sign}.2e} to {high:{sign}.2e}")
+    decimals = decimals_for(half, 2)
+    ends = " to ".join(f"{end:{sign},.{decimals}f}" for end in (low, high))
+    if x == 0:
+        return Estimate("0", ends)
+    least, most = decimals_for(x, 1 if half > abs(x) else 3), decimals_for(x, 5)
+    return Estimate(f"{x:{sign},.{min(max(decimals, least), most)}f}", ends)
+
+
+def _signed(text: str, sign: str) -> str:
+    return f"+{text}" if sign and text[0].isdigit() and float(text.replace(",", "")) > 0 else text
 
 
 def duration(seconds: float) -> str:

@@ -112,7 +112,7 @@ _PERPLEXITY_SLICE = {"NLL": "nll", "% of all NLL": "share"}
 FINDINGS = "Why they differ"
 """What stands over the findings."""
 
-_CHANCE = 0.05
+CHANCE = 0.05
 """A p-value above which a direction is taken for chance: its 95 % interval holds 0."""
 
 _PSEUDO = {"NLL": "pseudo-NLL", "perplexity": "pseudo-perplexity", "PPL": "pseudo-PPL"}
@@ -269,13 +269,13 @@ def _direction(net: float, p: float | None) -> str:
     """What the net flips say of the change, unless chance alone would do as much."""
     if p is None:
         return ""
-    said = "shows no direction" if p > _CHANCE else "helps" if net > 0 else "hurts"
+    said = "shows no direction" if p > CHANCE else "helps" if net > 0 else "hurts"
     return f", p {p:.2g}: the change {said}"
 
 
 def remarks(report: Report) -> list[str]:
     """What is to be said about how much was measured, and how finely."""
-    return [*_until(report.until), *_noise_floor(report)]
+    return [*until_remarks(report), *_noise_floor(report)]
 
 
 def findings(report: Report) -> list[str]:
@@ -283,9 +283,12 @@ def findings(report: Report) -> list[str]:
     return [visible(one.message, keep_spaces=True) for one in report.findings]
 
 
-def _until(until: Mapping[str, Any] | None) -> Iterable[str]:
-    if until is None:
-        return
+def until_remarks(report: Report) -> list[str]:
+    """How much of the text a run needed that was to end early, and what is known of the whole."""
+    return list(_until(report.until)) if report.until is not None else []
+
+
+def _until(until: Mapping[str, Any]) -> Iterable[str]:
     share = until["tokens"] / until["tokens_in_all"]
     reached = "" if until["reached"] else ", not reached"
     yield (

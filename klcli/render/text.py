@@ -41,19 +41,20 @@ def visible(text: str, *, keep_spaces: bool = False) -> str:
     return f"◌{text}" if text and _is_mark(text[0]) else text
 
 
-def keep_start(text: str, width: int) -> str:
+def keep_start(text: str, width: int, ellipsis: str = ELLIPSIS) -> str:
     """``text``, or of a longer one as much of its start as fits, with an ellipsis: in cells."""
     if cell_len(text) <= width:
         return text
-    return "".join(_fitting(_characters(text), width - 1)) + ELLIPSIS * (width > 0)
+    fitting = _fitting(_characters(text), width - len(ellipsis))
+    return "".join(fitting) + ellipsis[: max(width, 0)]
 
 
-def keep_end(text: str, width: int) -> str:
+def keep_end(text: str, width: int, ellipsis: str = ELLIPSIS) -> str:
     """``text``, or of a longer one as much of its end as fits, after an ellipsis: in cells."""
     if cell_len(text) <= width:
         return text
-    fitting = _fitting(reversed(_characters(text)), width - 1)
-    return ELLIPSIS * (width > 0) + "".join(reversed(fitting))
+    fitting = _fitting(reversed(_characters(text)), width - len(ellipsis))
+    return ellipsis[: max(width, 0)] + "".join(reversed(fitting))
 
 
 def _few_marks(text: str) -> str:

@@ -12,9 +12,11 @@ from rich.text import Text
 from klcli.judge.report import Report, Tokens
 from klcli.measure.columns import Column
 from klcli.measure.scores import TokenScores
+from klcli.render.alphabet import Alphabet
+from klcli.render.layout import alphabet_of, print_line
 from klcli.render.numbers import fixed, number
 from klcli.render.summary import at_least, scored_tokens
-from klcli.render.text import keep_end, keep_start, visible
+from klcli.render.text import visible
 
 _AT_ONCE = 1000
 """Lines printed together: rich takes several times longer for single ones."""
@@ -81,63 +83,69 @@ def print_tokens(report: Report, console: Console) -> None:
     Raises:
         KlcliError: the report was read from a file, which holds no tokens.
     """
-    tokens = scored_tokens(report)
-    columns = _columns(report, tokens, console.width)
+    tokens, alphabet = scored_tokens(report), alphabet_of(console)
+    columns = _columns(report, tokens, console.width, alphabet)
     head = " ".join(column.head for column in columns).rstrip()
-    console.print(Text(f"{head}\n{'─' * cell_len(head)}", "dim"), no_wrap=True, overflow="ellipsis")
+    for line in (head, alphabet.spell("─") * cell_len(head)):
+        print_line(Text(line, "dim"), console)
     documents = _documents(tokens.scores)
     for start, stop in documents:
         if len(documents) > 1:
-            console.print(_document_name(tokens, start, console.width), no_wrap=True)
+            console.print(_document_name(tokens, start, console.width, alphabet), no_wrap=True)
         for first in range(start, stop, _AT_ONCE):
             rows = slice(first, min(first + _AT_ONCE, stop))
             lines = [
                 " ".join(cells).rstrip()
                 for cells in zip(*(column.cells(rows) for column in columns), strict=True)
             ]
-            console.print(Text("\n".join(lines)), no_wrap=True, overflow="ellipsis")
+            print_line(Text("\n".join(lines)), console)
     console.print()
 
 
-def _columns(report: Report, tokens: Tokens, width: int) -> list[_Shown]:
+def _columns(report: Report, tokens: Tokens, width: int, alphabet: Alphabet) -> list[_Shown]:
     paired = tokens.scores.paired
     tops = _COMPARED_TOPS if paired else _SINGLE_TOPS
     position, *numbers = (
-        _numbers(tokens.scores, one._replace(head=at_least(report, one.scores[0]) + one.head))
+        _numbers(
+            tokens.scores, one._replace(head=at_least(report, one.scores[0]) + one.head), alphabet
+        )
         for one in (_POSITION, *(_COMPARED if paired else _SINGLE))
     )
     used = sum(len(column.head) + 1 for column in (position, *numbers))
     share = (width - used - len(tops)) // (len(tops) + 1)
     room = min(max(share, _NARROWEST), _WIDEST)
     token, *best = (
-        _texts(head, tokens.scores[column], tokens.texts, room)
+        _texts(head, tokens.scores[column], tokens.texts, room, alphabet)
         for head, column in {"token": "token_id", **tops}.items()
     )
     return [position, token, *numbers, *best]
 
 
-def _numbers(scores: TokenScores, numbers: _Numbers) -> _Shown:
+def _numbers(scores: TokenScores, numbers: _Numbers, alphabet: Alphabet) -> _Shown:
+    head = alphabet.spell(numbers.head)
     columns = [scores[name] for name in numbers.scores]
     largest = numbers.write(*(column.max(initial=0) for column in columns))
-    width = numbers.width or max(len(numbers.head), len(largest))
+    width = numbers.width or max(len(head), len(largest))
 
     def cells(rows: slice) -> list[str]:
         values = zip(*(column[rows].tolist() for column in columns), strict=True)
-        return [f"{numbers.write(*value):>{width}}" for value in values]
+        return [f"{alphabet.spell(numbers.write(*value)):>{width}}" for value in values]
 
-    return _Shown(f"{numbers.head:>{width}}", cells)
+    return _Shown(f"{head:>{width}}", cells)
 
 
-def _texts(head: str, ids: Column, texts: Mapping[int, str], width: int) -> _Shown:
+def _texts(
+    head: str, ids: Column, texts: Mapping[int, str], width: int, alphabet: Alphabet
+) -> _Shown:
     padded = {
-        token_id: set_cell_size(keep_start(visible(text), width), width)
+        token_id: set_cell_size(alphabet.keep_start(visible(text), width), width)
         for token_id, text in texts.items()
     }
 
     def cells(rows: slice) -> list[str]:
         return [padded[token_id] for token_id in ids[rows].tolist()]
 
-    return _Shown(set_cell_size(keep_start(head, width), width), cells)
+    return _Shown(set_cell_size(alphabet.keep_start(head, width), width), cells)
 
 
 def _documents(scores: TokenScores) -> list[tuple[int, int]]:
@@ -146,6 +154,6 @@ def _documents(scores: TokenScores) -> list[tuple[int, int]]:
     return list(pairwise([*starts, len(scores)]))
 
 
-def _document_name(tokens: Tokens, row: int, width: int) -> Text:
+def _document_name(tokens: Tokens, row: int, width: int, alphabet: Alphabet) -> Text:
     name = tokens.documents[int(tokens.scores["document"][row])]
-    return Text(keep_end(visible(name, keep_spaces=True), width), "bold")
+    return Text(alphabet.keep_end(visible(name, keep_spaces=True), width), "bold")

@@ -3,17 +3,20 @@
 from dataclasses import dataclass
 from typing import get_args
 
-from klcli.choices import SliceBy, TokenChoice
+from klcli.choices import FIRST_OUTLIERS, SliceBy, TokenChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """Which tokens a table lists, and by what it slices them.
+    """How much a table says, which tokens it lists, and by what it slices them.
 
-    ``tokens`` lists ``all`` of them in a table, the ``outliers`` in their context, or ``none``.
+    With ``details`` it has every number. ``tokens`` lists ``all`` of them in a table, the
+    ``outliers`` in their context, or ``none``; the first screen has so many ``outliers``.
     """
 
+    details: bool = False
     tokens: TokenChoice = "outliers"
+    outliers: int = FIRST_OUTLIERS
     slices: tuple[SliceBy, ...] = ()
 
     @property

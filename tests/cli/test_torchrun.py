@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.running import timeless
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL"),
@@ -105,7 +107,7 @@ def alone(words: list[str]) -> object:
         check=True,
         env=dict(os.environ),
     )
-    return json.loads(done.stdout)
+    return timeless(done.stdout)
 
 
 def said_by_klcli(err: str) -> list[str]:
@@ -140,7 +142,7 @@ def test_after_the_kill_of_a_rank_the_same_command_goes_on_to_the_same_json(
         out, err = ranks.communicate(timeout=GUARD)
     assert ranks.returncode == 0, err
     undisturbed = alone(words)
-    assert json.loads(out) == json.loads(output.read_text()) == undisturbed
+    assert timeless(out) == timeless(output.read_text()) == undisturbed
     assert alone(["report", str(run), "--format", "json"]) == undisturbed
 
 

@@ -1,6 +1,7 @@
 """Small reports built by hand, for renderers to show."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,11 +9,19 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from klcli.choices import SliceBy, TokenChoice
+from klcli.choices import FIRST_OUTLIERS, SliceBy, TokenChoice
 from klcli.errors import Notice
 from klcli.judge.gate import GateResult
 from klcli.judge.intervals import Metric
-from klcli.judge.report import CorpusResult, Outlier, Report, Slice, Tokens
+from klcli.judge.report import (
+    Along,
+    CorpusResult,
+    Distribution,
+    Outlier,
+    Report,
+    Slice,
+    Tokens,
+)
 from klcli.judge.statistics import FLIP_FIELDS, MEAN_FIELDS, PROPORTION_FIELDS, VALUE_FIELDS
 from klcli.measure.scores import TokenScores, score_columns
 from klcli.render.terminal import render_terminal
@@ -160,6 +169,24 @@ SLICES = [
 ]
 
 
+EDGES = [10 ** (k / 10) for k in range(-80, 21)]
+DISTRIBUTION = Distribution(
+    metric="kl",
+    edges=EDGES,
+    counts=[round(400 * math.exp(-(((k - 58) / 6) ** 2) / 2)) for k in range(100)],
+    zero=12,
+    below=3,
+    above=0,
+    infinite=0,
+)
+"""A histogram with a single hill at 0.006 nats."""
+ALONG = Along(
+    metric="kl",
+    starts=[56 * part for part in range(64)],
+    means=[0.012 * (1 + 0.5 * math.sin(part / 5)) for part in range(64)],
+)
+
+
 def compare_report(**changes: Any) -> Report:
     """A comparison of two models on one text."""
     model = {"kind": "causal", "revision": None, "dtype": "float32", "device": "cpu"}
@@ -179,6 +206,9 @@ def compare_report(**changes: Any) -> Report:
         metrics=compare_metrics(),
         corpora=[corpus("corpus.txt", compare_metrics())],
         slices=SLICES,
+        distribution=DISTRIBUTION,
+        along=ALONG,
+        seconds=308.2,
         outliers=[outlier(), outlier(score=None, flagged=False, top_reference=[])],
         tokens=tokens(),
     )  # fmt: skip
@@ -194,6 +224,8 @@ def perplexity_report(**changes: Any) -> Report:
         metrics=perplexity_metrics(),
         corpora=[corpus("corpus.txt", perplexity_metrics())],
         outliers=(),
+        distribution=replace(DISTRIBUTION, metric="nll"),
+        along=replace(ALONG, metric="nll"),
         slices=[Slice(by="position", slice="0", tokens=56, means={"nll": 3.1, "share": 0.0156})],
         tokens=tokens(paired=False),
     )
@@ -254,17 +286,22 @@ def on_terminal(
     report: Report,
     width: int = 80,
     *,
+    details: bool = False,
     tokens: TokenChoice = "outliers",
+    outliers: int = FIRST_OUTLIERS,
     slices: tuple[SliceBy, ...] = (),
     color: bool = False,
+    encoding: str = "utf-8",
 ) -> str:
     """What ``render_terminal`` prints into a pipe, or with ``color`` on a terminal."""
-    stream = io.StringIO()
+    stream = io.TextIOWrapper(io.BytesIO(), encoding, newline="")
     console = Console(
         file=stream,
         width=width,
         force_terminal=color,
         color_system="truecolor" if color else None,
     )
-    render_terminal(report, console, View(tokens=tokens, slices=slices))
-    return stream.getvalue()
+    view = View(details=details, tokens=tokens, outliers=outliers, slices=slices)
+    render_terminal(report, console, view)
+    stream.seek(0)
+    return stream.read()

@@ -8,10 +8,11 @@ from typing import Any, TextIO
 import numpy as np
 import pytest
 
-from klcli.choices import ENDINGS, Format
-from klcli.errors import KlcliError, UsageError
+from klcli.choices import Format
+from klcli.errors import KlcliError
 from klcli.judge.report import Report, Tokens
-from klcli.render.data import RENDERERS, format_of, render_csv, render_json, render_jsonl
+from klcli.render.data import render_csv, render_json, render_jsonl
+from klcli.render.formats import PRINTERS
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View
 from tests.render.reports import (
@@ -75,7 +76,7 @@ def test_a_token_that_reads_inf_stays_a_text() -> None:
 
 @pytest.mark.parametrize("format_", ["json", "jsonl"])
 def test_json_is_ascii_and_ends_with_a_newline(format_: Format) -> None:
-    text = written(RENDERERS[format_], hostile_report())
+    text = written(PRINTERS[format_], hostile_report())
     assert text.isascii()
     assert text.endswith("}\n")
     assert all(line.isprintable() for line in text.split("\n"))
@@ -151,18 +152,4 @@ def test_one_model_has_its_own_columns() -> None:
 @pytest.mark.parametrize("format_", ["csv", "jsonl"])
 def test_a_saved_report_has_no_tokens_to_write(format_: Format) -> None:
     with pytest.raises(KlcliError, match="holds no single tokens"):
-        written(RENDERERS[format_], compare_report(tokens=None))
-
-
-@pytest.mark.parametrize(
-    ("path", "format_"),
-    [("a.json", "json"), ("a/b.JSONL", "jsonl"), ("a.b.csv", "csv"), ("a.md", "markdown")],
-)
-def test_the_ending_says_the_format(path: str, format_: str) -> None:
-    assert format_of(path, ENDINGS) == format_
-
-
-@pytest.mark.parametrize("path", ["a.txt", "a", ".json", "json", "a.json.gz", ""])
-def test_an_unknown_ending_is_a_wrong_argument(path: str) -> None:
-    with pytest.raises(UsageError, match=r"use one of \.json, \.jsonl, \.csv, \.md"):
-        format_of(path, ENDINGS)
+        written(PRINTERS[format_], compare_report(tokens=None))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from klcli.errors import KlcliError, OutputError, UsageError
-from klcli.render.data import RENDERERS
 from klcli.render.files import check_outputs, write_outputs
+from klcli.render.formats import WRITERS
 from tests.render.reports import compare_report
 
 REPORT = compare_report()
@@ -95,12 +95,11 @@ def test_a_failure_leaves_every_file_as_it_was(
     here: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     Path("a.json").write_text("old")
-    if when == "rendering":
-        monkeypatch.setattr("klcli.render.files.RENDERERS", {**RENDERERS, "markdown": fail})
-    else:
+    writers = {**WRITERS, "markdown": fail} if when == "rendering" else WRITERS
+    if when == "the last step":
         monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OutputError, match=r"cannot write .\.\w+: No space left on device"):
-        write_outputs(REPORT, ["a.json", "b.md"])
+        write_outputs(REPORT, ["a.json", "b.md"], writers=writers)
     assert names(here) == ["a.json"]
     assert Path("a.json").read_text() == "old"
 
@@ -111,13 +110,12 @@ def test_a_report_that_a_format_cannot_show_leaves_nothing_behind(here: Path) ->
     assert names(here) == []
 
 
-def test_an_interrupt_leaves_nothing_behind(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_nothing_behind(here: Path) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("klcli.render.files.RENDERERS", {"json": interrupt})
     with pytest.raises(KeyboardInterrupt):
-        write_outputs(REPORT, ["a.json"])
+        write_outputs(REPORT, ["a.json"], writers={"json": interrupt})
     assert names(here) == []
 
 

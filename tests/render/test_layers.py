@@ -7,9 +7,10 @@ import pytest
 
 from klcli.errors import Notice
 from klcli.judge.layers import Layer, Layers, Place, Rise
-from klcli.render.layers import RENDERERS, render_terminal, sentences
+from klcli.render.layers import PRINTERS, render_terminal, sentences
 from klcli.render.terminal import StreamConsole
 from klcli.render.text import visible
+from klcli.render.view import DEFAULT_VIEW
 from tests.render import golden
 from tests.render.reports import HOSTILE
 from tests.render.test_markdown import inline_parts
@@ -64,7 +65,7 @@ def on_terminal(found: Layers, width: int = 80) -> str:
 
 def as_text(found: Layers, format_: str) -> str:
     stream = io.StringIO()
-    RENDERERS[format_](found, stream)  # type: ignore[index]
+    PRINTERS[format_](found, stream, DEFAULT_VIEW)  # type: ignore[index]
     return stream.getvalue()
 
 

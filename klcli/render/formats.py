@@ -1,0 +1,92 @@
+"""The formats that a report is printed and written in, and what each of them needs.
+
+A renderer takes ``(report, stream, view)`` and only formats what is in the report. What it needs
+beyond the packages that klcli always has it imports when it runs.
+"""
+
+import importlib.util
+import io
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Any, BinaryIO, NamedTuple, TextIO
+
+from klcli.choices import FileFormat, Format
+from klcli.errors import UsageError
+from klcli.judge.report import Report
+from klcli.render.data import render_csv, render_json, render_jsonl
+from klcli.render.markdown import render_markdown
+from klcli.render.view import View
+
+Printer = Callable[[Report, TextIO, View], None]
+Writer = Callable[[Any, BinaryIO, View], None]
+
+
+class Extra(NamedTuple):
+    """What ``pip install 'klcli[name]'`` brings for a format."""
+
+    name: str
+    modules: tuple[str, ...]
+
+
+def as_text(render: Callable[[Any, TextIO, View], None]) -> Writer:
+    """A renderer of text as one that writes UTF-8, with the line ends that it gives."""
+
+    def write(result: Any, stream: BinaryIO, view: View) -> None:
+        text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+        try:
+            render(result, text, view)
+        finally:
+            text.detach()  # which also flushes; the stream is its owner's to close
+
+    return write
+
+
+PRINTERS: Mapping[Format, Printer] = {
+    "json": render_json,
+    "jsonl": render_jsonl,
+    "csv": render_csv,
+    "markdown": render_markdown,
+}
+"""What prints a report on stdout, by format; the table is the terminal's own."""
+
+WRITERS: Mapping[FileFormat, Writer] = {
+    "json": as_text(render_json),
+    "jsonl": as_text(render_jsonl),
+    "csv": as_text(render_csv),
+    "markdown": as_text(render_markdown),
+}
+"""What writes a report to a file, by format."""
+
+EXTRAS: Mapping[FileFormat, Extra] = {}
+"""The formats that need more than klcli always has."""
+
+
+def format_of(path: str, endings: Mapping[str, FileFormat]) -> FileFormat:
+    """The format that the ending of a file's name stands for, among those of ``endings``.
+
+    Raises:
+        UsageError: none that klcli knows.
+    """
+    name = PurePath(path).name.lower()
+    known = [one for one in endings if name.endswith(one) and name != one]
+    if known:
+        return endings[max(known, key=len)]
+    ending = PurePath(path).suffix
+    what = f"unknown ending {ending!r}" if ending else "it has no ending"
+    raise UsageError(f"--output {path}: {what}; use one of {', '.join(endings)}")
+
+
+def check_extra(path: str, format_: FileFormat) -> None:
+    """Find out before the long work whether the packages that a format needs are installed.
+
+    Raises:
+        UsageError: one is missing.
+    """
+    extra = EXTRAS.get(format_)
+    if extra is None:
+        return
+    missing = [one for one in extra.modules if importlib.util.find_spec(one) is None]
+    if missing:
+        raise UsageError(
+            f"--output {path} needs {' and '.join(missing)}: pip install 'klcli[{extra.name}]'"
+        )
