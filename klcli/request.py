@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from klcli.choices import (
     DEFAULT_OUTLIERS,
@@ -376,10 +376,12 @@ def _pick(kind: type[Request], options: Mapping[str, object], **more: Any) -> Re
 
 
 def _check_known(options: Mapping[str, object], known: type) -> None:
-    if unknown := sorted(set(options) - set(known.__annotations__)):
-        close = closest(unknown[0], known.__annotations__)
-        hint = f"; did you mean {close}?" if close else ""
-        raise TypeError(f"unknown options: {', '.join(unknown)}{hint}")
+    """Raise a TypeError where an option is unknown, as Python does, with what may be meant."""
+    names = get_type_hints(known)
+    for name in sorted(set(options) - set(names)):
+        close = closest(name, names)
+        meant = f": did you mean {close!r}?" if close else ""
+        raise TypeError(f"unknown option {name!r}{meant}")
 
 
 def _corpora(given: Corpora) -> tuple[str | Texts, ...]:

@@ -30,7 +30,8 @@ def test_two_models_and_a_text_make_a_table(
     command = ("compare", reference, candidate, corpus, "--context", "64")
     done = klcli(*command)
     assert done.code == 0
-    assert done.err == ""
+    assert done.err.startswith("3,584 tokens in ")
+    assert done.err.count("\n") == 1
     assert done.out.startswith("≠ candidate differs from reference ")
     assert "kl                0.001014 ± 0.000097 nats" in done.out
     assert "KL(ref ‖ cand)        0.001014" in klcli(*command, "--details").out
