@@ -9,17 +9,21 @@ from os import fspath
 from typing import TYPE_CHECKING, Unpack
 
 from klcli import request
+from klcli.checks import check_layers, check_measurement, check_recording
 from klcli.choices import DEFAULT_TOP_K, KeepTop, RecordingChoice
+from klcli.documented import with_keywords
 from klcli.errors import in_one_line
 from klcli.judge.layers import Layers
 from klcli.keywords import AnyPath, CompareOptions, Corpora, LayersOptions, Model, RunOptions
 from klcli.render.notebook import Report
+from klcli.runs.ranks import joined_ranks
 from klcli.sources.options import RecordingFormat
 
 if TYPE_CHECKING:
     from klcli.sources.recording.writer import Recorded
 
 
+@with_keywords(CompareOptions)
 @in_one_line()
 def compare(
     reference: Model, candidate: Model, corpus: Corpora = (), **options: Unpack[CompareOptions]
@@ -32,7 +36,7 @@ def compare(
             logits, or ``(logits, token_ids)``.
         corpus: path of a text or several, "-" for stdin, or texts. Not needed with a recording or
             logits, which bring their tokens.
-        options: see ``CompareOptions`` and ``RunOptions``.
+        options: those of the command, see below.
 
     Returns:
         The report: every divergence is KL(reference‖candidate), in nats.
@@ -41,11 +45,10 @@ def compare(
         KlcliError: an input cannot be read or does not fit the other.
     """
     wanted = request.comparison(reference, candidate, corpus, options)
-    from klcli.workflow import run  # which loads torch
-
-    return Report.of(run(wanted))
+    return _run(wanted)
 
 
+@with_keywords(RunOptions)
 @in_one_line()
 def perplexity(model: Model, corpus: Corpora = (), **options: Unpack[RunOptions]) -> Report:
     """Score every token of a text with one source: NLL, perplexity, bits per byte.
@@ -53,17 +56,16 @@ def perplexity(model: Model, corpus: Corpora = (), **options: Unpack[RunOptions]
     Args:
         model: a Hub id, a model folder, a ``.gguf`` file, a recording or a logit file.
         corpus: path of a text or several, "-" for stdin. Not needed with a recording or logit file.
-        options: see ``RunOptions``.
+        options: those of the command, see below.
 
     Raises:
         KlcliError: an input cannot be read.
     """
     wanted = request.perplexity(model, corpus, options)
-    from klcli.workflow import run  # which loads torch
-
-    return Report.of(run(wanted))
+    return _run(wanted)
 
 
+@with_keywords(LayersOptions)
 @in_one_line()
 def layers(
     reference: Model, candidate: Model, corpus: Corpora, **options: Unpack[LayersOptions]
@@ -74,7 +76,7 @@ def layers(
         reference, candidate: a Hub id, a model folder, a ``.gguf`` file or ``(model, tokenizer)``
             each.
         corpus: path of a text or several, "-" for stdin, or texts.
-        options: see ``LayersOptions``. Without ``limit`` the first 2,048 tokens are read.
+        options: those of the command, see below. Without ``limit`` the first 2,048 tokens are read.
 
     Returns:
         The relative error of each layer, and the first beyond what rounding makes.
@@ -83,11 +85,13 @@ def layers(
         KlcliError: an input cannot be read, is not a model, or does not fit the other.
     """
     wanted = request.layers(reference, candidate, corpus, options)
+    inputs = check_layers(wanted)
     from klcli.layerwise import compare_layers  # which loads torch
 
-    return compare_layers(wanted)
+    return compare_layers(wanted, inputs)
 
 
+@with_keywords(RunOptions)
 @in_one_line()
 def record(
     model: Model,
@@ -111,16 +115,26 @@ def record(
             "logits" the logits; "topk" the ``top_k`` most probable tokens, which give lower bounds.
             "auto" is hidden where a probe proves the head, else logits.
         top_k: how many tokens "topk" keeps.
-        options: see ``RunOptions``; gates do not apply.
+        options: those of the command, see below; gates do not apply.
 
     Raises:
         KlcliError: an input cannot be read, or the output cannot be written.
     """
     wanted = RecordingFormat(kind=kind, top_k=top_k)
     asked = request.recording(model, corpus, output, wanted, options)
+    inputs = check_recording(asked)
     from klcli.workflow import keep_predictions  # which loads torch
 
-    return keep_predictions(asked)
+    return keep_predictions(asked, inputs)
+
+
+def _run(wanted: request.Measurement) -> Report:
+    """Look at all that is read and written, and only then load torch and run."""
+    with joined_ranks(wanted.keeping.run) as ranks:
+        inputs = check_measurement(wanted, ranks.world)
+        from klcli.workflow import run
+
+        return Report.of(run(wanted, inputs, ranks))
 
 
 @in_one_line()

@@ -10,7 +10,7 @@ from numbers import Integral
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from klcli.errors import UsageError
+from klcli.errors import UsageError, choose_from
 
 Task = Literal["causal", "masked"]
 TaskChoice = Literal["auto", "causal", "masked"]
@@ -29,8 +29,20 @@ RowKind = Literal["logits", "log_probs", "truncated", "topk"]
 SliceBy = Literal["confidence", "position", "kind"]
 TokenChoice = Literal["all", "outliers", "none"]
 KeepTop = Literal["outliers", "all"]
-Format = Literal["table", "json", "jsonl", "csv", "markdown"]
-FileFormat = Literal["json", "jsonl", "csv", "markdown", "parquet", "svg", "png", "html"]
+Format = Literal["table", "json", "jsonl", "csv", "markdown", "github"]
+FileFormat = Literal[
+    "json",
+    "jsonl",
+    "csv",
+    "markdown",
+    "junit",
+    "badge",
+    "card",
+    "parquet",
+    "svg",
+    "png",
+    "html",
+]
 LayersFormat = Literal["table", "json", "markdown"]
 
 ENDINGS: Mapping[str, FileFormat] = {
@@ -38,6 +50,9 @@ ENDINGS: Mapping[str, FileFormat] = {
     ".jsonl": "jsonl",
     ".csv": "csv",
     ".md": "markdown",
+    ".xml": "junit",
+    ".badge.json": "badge",
+    ".yaml": "card",
     ".html": "html",
     ".parquet": "parquet",
     ".svg": "svg",
@@ -87,7 +102,7 @@ def check_value(option: str, value: Any, of: Field[Any]) -> None:
     if value is None and NoneType in get_args(of.type):
         return
     if choices and value not in choices:
-        raise UsageError(f"{option} {value}: choose one of {', '.join(choices)}")
+        raise UsageError(f"{option} {value} is not known{choose_from(str(value), choices)}")
     if least is None:
         return
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:

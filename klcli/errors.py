@@ -14,7 +14,8 @@ A message says what is wrong, with both sides' values where there are two, and w
 """
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -73,6 +74,23 @@ class Notice:
 
     code: str
     message: str
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that a misspelt one probably means."""
+    words = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(word.lower(), words, n=1)
+    return words[close[0]] if close else None
+
+
+def choose_from(word: str, known: Iterable[str]) -> str:
+    """What goes behind a word that is not known: the one that was probably meant, and all."""
+    words = tuple(known)
+    close = closest(word, words)
+    listed = ", ".join(words)
+    if close is None:
+        return f"; use one of {listed}"
+    return f"; did you mean {close!r}? Use one of {listed}"
 
 
 def gist(error: BaseException) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 Progress = Callable[[int, int], None]
-"""Called with the tokens done so far and the tokens in all."""
+"""Called with the tokens done so far and the tokens in all: before the first batch of those that
+are left, and after each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from klcli import torchrun
 from klcli.align import Alignment, align
-from klcli.errors import SourceError, UsageError
+from klcli.checks import Inputs
 from klcli.judge.layers import Layers, conclude_layers
 from klcli.measure.layers import measure_layers
 from klcli.request import Measurement
@@ -14,8 +13,8 @@ from klcli.sources.given import GivenLogits
 from klcli.sources.hf.given import as_found
 from klcli.sources.hf.loading import open_model
 from klcli.sources.hf.model import ModelSource
-from klcli.sources.kinds import kind_of
-from klcli.text.corpus import Corpus, read_corpora
+from klcli.sources.opening import told_of_loading
+from klcli.text.corpus import Corpus
 from klcli.text.scope import Scope
 from klcli.text.windows import Window, WindowTable
 
@@ -27,16 +26,14 @@ MASK_EVERY = 16
 """Which of the tokens are hidden from masked models at once where nothing is given."""
 
 
-def compare_layers(request: Measurement) -> Layers:
+def compare_layers(request: Measurement, inputs: Inputs) -> Layers:
     """Compare what two models hold in each of their layers.
 
     Raises:
         KlcliError: an input cannot be read, is not a model, or does not fit the other.
     """
-    _check(request)
-    corpora = read_corpora(request.corpora, request.scope.split)
     with as_found(request.specs):
-        return _compared(request, corpora)
+        return _compared(request, inputs.corpora)
 
 
 def _compared(request: Measurement, corpora: Sequence[Corpus]) -> Layers:
@@ -59,26 +56,12 @@ def _compared(request: Measurement, corpora: Sequence[Corpus]) -> Layers:
     )
 
 
-def _check(request: Measurement) -> None:
-    """Find out before anything is loaded whether both sides are models, and there is a text."""
-    if torchrun.world_size() > 1:
-        raise UsageError("klcli layers runs in one process: run it without torchrun")
-    for spec in request.specs:
-        if (kind := kind_of(spec)) != "model":
-            raise SourceError(
-                f"{spec} is a {kind}, which does not hold what is between the layers of a model: "
-                "give the model itself"
-            )
-    if not request.corpora:
-        raise UsageError("name a CORPUS: a text file, or - for stdin")
-
-
 def _opened(request: Measurement) -> tuple[ModelSource, ModelSource]:
     opened: list[ModelSource] = []
     for spec, load in zip(request.specs, request.loads, strict=True):
-        request.hooks.begin(f"loading {spec}")
         assert not isinstance(spec, GivenLogits)  # which is not a model
-        opened.append(open_model(spec, load, opened[0] if opened else None))
+        with told_of_loading(spec, request.hooks):
+            opened.append(open_model(spec, load, opened[0] if opened else None))
     reference, candidate = opened
     return reference, candidate
 

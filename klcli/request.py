@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from klcli.choices import (
     DEFAULT_OUTLIERS,
@@ -18,10 +18,11 @@ from klcli.choices import (
     check_fields,
     check_value,
 )
-from klcli.errors import UsageError
+from klcli.errors import UsageError, closest
 from klcli.hooks import Hooks
-from klcli.judge.gate import Gate, interval_fields, parse_gate
-from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
+from klcli.judge.gate import Gate, interval_fields
+from klcli.judge.grammar import parse_gate
+from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.until import Goal, parse_until
 from klcli.keywords import (
     AnyPath,
@@ -381,8 +382,12 @@ def _pick(kind: type[Request], options: Mapping[str, object], **more: Any) -> Re
 
 
 def _check_known(options: Mapping[str, object], known: type) -> None:
-    if unknown := sorted(set(options) - set(known.__annotations__)):
-        raise TypeError(f"unknown options: {', '.join(unknown)}")
+    """Raise a TypeError where an option is unknown, as Python does, with what may be meant."""
+    names = get_type_hints(known)
+    for name in sorted(set(options) - set(names)):
+        close = closest(name, names)
+        meant = f": did you mean {close!r}?" if close else ""
+        raise TypeError(f"unknown option {name!r}{meant}")
 
 
 def _corpora(given: Corpora) -> tuple[str | Texts, ...]:

@@ -10,25 +10,25 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from klcli import torchrun
 from klcli.align import Alignment, align
+from klcli.checks import Inputs
 from klcli.errors import Notice, UsageError
 from klcli.hooks import Hooks
+from klcli.judge.baseline import BaselineRun
 from klcli.judge.clusters import LEVEL
 from klcli.judge.conclude import BOUNDED, Judging, conclude
 from klcli.judge.findings import about_shift
 from klcli.judge.report import Finding, Report
-from klcli.judge.saved import open_baseline
 from klcli.judge.sequential import draw_order
 from klcli.judge.until import Until
 from klcli.measure.evaluate import evaluate
 from klcli.measure.gathered import Evaluation
+from klcli.measure.kernels.compilation import telling_of_compilation
 from klcli.measure.shard import WHOLE, Shard
 from klcli.measure.shift import find_shift
 from klcli.request import Measurement, Recording
 from klcli.runs.folder import RunFacts, RunFolder, writing
-from klcli.runs.format import RUN
-from klcli.runs.ranks import Ranks, RankStore, joined_ranks
+from klcli.runs.ranks import Ranks, RankStore
 from klcli.sources import Source, identity_of
 from klcli.sources.conditions import conditions_of, software
 from klcli.sources.devices import batch_tokens_for
@@ -38,12 +38,11 @@ from klcli.sources.hf.given import as_found
 from klcli.sources.hf.loading import load_model, open_model
 from klcli.sources.hf.variants import read_differently
 from klcli.sources.kinds import kind_of
-from klcli.sources.opening import open_source
+from klcli.sources.opening import open_source, told_of_loading
 from klcli.sources.options import LoadOptions, RecordingFormat
-from klcli.sources.recording.format import RECORDING
 from klcli.sources.recording.reader import open_recording
 from klcli.sources.recording.writer import Recorded, record
-from klcli.text.corpus import Corpus, read_corpora
+from klcli.text.corpus import Corpus
 from klcli.text.scope import Scope
 from klcli.text.windows import WindowTable, plan_batches
 
@@ -53,43 +52,32 @@ NOISE_WINDOWS = 8
 """Windows on which the noise floor is measured."""
 
 
-def run(request: Measurement) -> Report:
+def run(request: Measurement, inputs: Inputs, ranks: Ranks) -> Report:
     """Score a text with one source or two, and judge what comes of it.
 
     Raises:
         KlcliError: an input cannot be read or does not fit another.
     """
     began = monotonic()
-    with joined_ranks(request.keeping.run) as ranks:
-        _check_ranks(request, ranks)
-        if request.keeping.run is not None:
-            RUN.check_place(Path(request.keeping.run))
-        corpora = read_corpora(request.corpora, request.scope.split)
-        with as_found(request.specs), _opened(request, corpora) as opened:
-            return _measured(_prepare(request, opened, began), ranks)
+    with as_found(request.specs), _opened(request, inputs) as opened:
+        return _measured(_prepare(request, opened, inputs.baseline, began), ranks)
 
 
-def keep_predictions(request: Recording) -> Recorded:
+def keep_predictions(request: Recording, inputs: Inputs) -> Recorded:
     """Record what a model predicts on a text.
 
     Raises:
         KlcliError: an input cannot be read, or the output cannot be written.
     """
-    if torchrun.world_size() > 1:
-        raise UsageError("a recording is made by one process: run klcli record without torchrun")
-    output, hooks = Path(request.output), request.hooks
-    if not request.is_base_file:
-        RECORDING.check_place(output)
-    corpora = read_corpora(request.corpora, request.scope.split)
-    hooks.begin(f"loading {request.model}")
     with as_found([request.model]):
-        return _recorded_to(request, corpora)
+        return _recorded_to(request, inputs.corpora)
 
 
 def _recorded_to(request: Recording, corpora: Sequence[Corpus]) -> Recorded:
     """Record with a model, which is loaded or given."""
     output, hooks = Path(request.output), request.hooks
-    source = open_model(request.model, request.load)
+    with told_of_loading(request.model, hooks):
+        source = open_model(request.model, request.load)
     if request.is_base_file and source.task == "masked":
         raise UsageError(
             f"a .kld file holds what causal models predict, and {request.model} is masked"
@@ -161,25 +149,19 @@ class _Job:
         return None if self.request.keep_top == "all" else self.facts.per_bin
 
 
-def _check_ranks(request: Measurement, ranks: Ranks) -> None:
-    for option, given in (("until", request.stopping.until), ("shard", request.keeping.shard)):
-        if ranks.world > 1 and given is not None:
-            raise UsageError(f"--{option} does not go with torchrun: leave one out")
-
-
 @contextlib.contextmanager
-def _opened(request: Measurement, corpora: Sequence[Corpus]) -> Iterator[_Opened]:
+def _opened(request: Measurement, inputs: Inputs) -> Iterator[_Opened]:
     """The sources of a request; one model at a time in memory where that is asked for."""
     models = [spec for spec in request.specs if kind_of(spec) == "model"]
     if request.one_at_a_time and len(models) == 2:
         with tempfile.TemporaryDirectory(prefix="klcli-") as folder:
-            yield _opened_apart(request, corpora, Path(folder))
+            yield _opened_apart(request, inputs.corpora, Path(folder))
         return
     sources: list[Source] = []
     for spec, load in zip(request.specs, request.loads, strict=True):
-        request.hooks.begin(f"loading {spec}")
-        sources.append(open_source(spec, load, sources[0] if sources else None))
-    yield _Opened(sources=sources, corpora=corpora, scope=request.scope)
+        with told_of_loading(spec, request.hooks):
+            sources.append(open_source(spec, load, sources[0] if sources else None))
+    yield _Opened(sources=sources, corpora=inputs.corpora, scope=request.scope)
 
 
 def _opened_apart(request: Measurement, corpora: Sequence[Corpus], folder: Path) -> _Opened:
@@ -187,8 +169,8 @@ def _opened_apart(request: Measurement, corpora: Sequence[Corpus], folder: Path)
     reference, candidate = paths_of(request.specs)
     reference_load, candidate_load = request.loads
     first, notices = _recorded(reference, reference_load, corpora, request, folder)
-    request.hooks.begin(f"loading {candidate}")
-    second = open_source(candidate, candidate_load)
+    with told_of_loading(candidate, request.hooks):
+        second = open_source(candidate, candidate_load)
     scope = Scope(limit=request.scope.limit)  # the rest is settled by the recording
     return _Opened(sources=[first, second], corpora=[], scope=scope, notices=notices)
 
@@ -197,8 +179,8 @@ def _recorded(
     spec: str, load: LoadOptions, corpora: Sequence[Corpus], request: Measurement, folder: Path
 ) -> tuple[Source, tuple[Notice, ...]]:
     """A recording in ``folder`` under the name of its model, which has left the memory again."""
-    request.hooks.begin(f"loading {spec}")
-    live = load_model(spec, load)
+    with told_of_loading(spec, request.hooks):
+        live = load_model(spec, load)
     alignment = align([live], corpora, request.scope)
     record(
         live,
@@ -216,16 +198,14 @@ def _recorded(
     return source, alignment.notices
 
 
-def _prepare(request: Measurement, opened: _Opened, began: float) -> _Job:
+def _prepare(
+    request: Measurement, opened: _Opened, baseline: BaselineRun | None, began: float
+) -> _Job:
     """Align the sources, and settle how they are read and judged."""
     request.hooks.begin("reading the text")
     sources = opened.sources
     found = align(sources, opened.corpora, opened.scope)
     alignment = replace(found, notices=(*opened.notices, *found.notices))
-    if request.noise_floor is not None and not sources[0].is_live:
-        raise UsageError(
-            f"--noise-floor reads the REFERENCE again: {sources[0].name} is not a model"
-        )
     if any(source.is_live for source in sources):
         _announce(alignment.table, request.hooks)
     return _Job(
@@ -239,7 +219,7 @@ def _prepare(request: Measurement, opened: _Opened, began: float) -> _Job:
             conditions=conditions_of(sources, request.command_line),
             notices=alignment.notices,
         ),
-        judging=_judging(request, alignment.table, sources),
+        judging=_judging(request, alignment.table, sources, baseline),
         batch_tokens=request.batch_tokens or batch_tokens_for(s.device for s in sources),
         identities=_identities(request, sources),
         began=began,
@@ -253,7 +233,12 @@ def _identities(request: Measurement, sources: Sequence[Source]) -> list[dict[st
     return [identity_of(source) for source in sources]
 
 
-def _judging(request: Measurement, table: WindowTable, sources: Sequence[Source]) -> Judging:
+def _judging(
+    request: Measurement,
+    table: WindowTable,
+    sources: Sequence[Source],
+    baseline: BaselineRun | None,
+) -> Judging:
     limits, goal = request.limits, request.goal
     watch = None
     if goal is not None:
@@ -269,7 +254,7 @@ def _judging(request: Measurement, table: WindowTable, sources: Sequence[Source]
         gates=limits.parsed,
         allow_excluded=limits.allow_excluded,
         confidence=limits.gate_confidence,
-        baseline=open_baseline(limits.baseline),
+        baseline=baseline,
         until=watch,
     )
 
@@ -281,7 +266,8 @@ def _measured(job: _Job, ranks: Ranks) -> Report:
     folder = contextlib.nullcontext() if run is None else _folder(job, ranks.folder(run), shard)
     with folder as kept:
         store = RankStore(ranks, kept)
-        own = _evaluate(job, shard, store)
+        with telling_of_compilation(job.request.hooks.begin):
+            own = _evaluate(job, shard, store)
         evaluation = store.gather(own, job.alignment.table, per_bin=job.per_bin)
         noise_floor = _noise_floor(job)
         concluded = _concluded(job, evaluation, noise_floor)

@@ -1,18 +1,24 @@
 """The functions behind the commands take the same options, and refuse what the commands refuse."""
 
-from collections.abc import Iterator
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
+import click
 import pytest
 
 import klcli
 from klcli.cli import cli
 from klcli.errors import CorpusError, UsageError
 from klcli.keywords import CompareOptions, LayersOptions, RunOptions
+from klcli.request import comparison
 
 HOOKS = {"progress", "status", "announce"}
 SHOWN_ONLY = {
+    "details",
     "tokens",
     "slices",
     "format_",
@@ -71,9 +77,86 @@ def test_a_value_that_is_not_a_choice_is_a_usage_error(
         klcli.perplexity(str(fixtures / "models/reference"), fixtures / "corpus.txt", **options)
 
 
-def test_an_unknown_option_is_a_type_error(fixtures: Path) -> None:
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (klcli.compare, CompareOptions),
+        (klcli.perplexity, RunOptions),
+        (klcli.record, RunOptions),
+        (klcli.layers, LayersOptions),
+    ],
+)
+def test_help_lists_every_keyword_argument(
+    function: Callable[..., object], options: type, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parameters = inspect.signature(function).parameters
+    keywords = [name for name, one in parameters.items() if one.kind == one.KEYWORD_ONLY]
+    assert set(get_type_hints(options)) <= set(keywords)
+    assert not [one for one in parameters.values() if one.kind == one.VAR_KEYWORD]
+    help(function)
+    shown = capsys.readouterr().out
+    assert not [name for name in keywords if not re.search(rf"\b{name}\b", shown)]
+
+
+def test_keyword_arguments_have_the_defaults_of_the_command_line() -> None:
+    parameters = inspect.signature(klcli.compare).parameters
+    for one in cli.commands["compare"].params:
+        if one.name in parameters and one.name not in SHOWN_ONLY and not one.multiple:
+            default = one.get_default(NO_CONTEXT)
+            assert default is None or parameters[one.name].default in (default, None), one.name
+    assert parameters["outliers"].default == 10
+    assert parameters["dtype"].default == "auto"
+
+
+NO_CONTEXT = click.Context(cli.commands["compare"], resilient_parsing=True)
+
+
+def test_the_functions_are_listed() -> None:
+    assert set(klcli.__all__) <= set(dir(klcli))
+
+
+PATHS = [name for name, kind in get_type_hints(CompareOptions).items() if "PathLike" in str(kind)]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_is_taken_wherever_a_path_is(name: str) -> None:
+    """As the string of the same letters is."""
+    wanted = [
+        comparison(
+            place("a.npz"), place("b.npz"), place("c.txt"), cast("Any", {name: place("a/place")})
+        )
+        for place in (Path, str)
+    ]
+    assert wanted[0] == wanted[1]
+    assert "a/place" in repr(wanted[0])
+    assert "PosixPath" not in repr(wanted[0])
+
+
+def test_paths_of_saved_runs_and_recordings_are_taken(fixtures: Path, tmp_path: Path) -> None:
+    saved = fixtures / "saved" / "first.run"
+    assert klcli.report(saved, baseline=saved).command == "compare"
+    assert klcli.merge([saved], tmp_path / "whole.run").command == "compare"
+    assert klcli.perplexity(fixtures / "saved" / "first.recording").command == "perplexity"
+
+
+def test_columns_behave_as_a_mapping(fixtures: Path) -> None:
+    logits = fixtures / "logits"
+    report = klcli.compare(logits / "reference.npz", logits / "candidate.npz", limit=1)
+    assert report.tokens is not None
+    scores = report.tokens.scores
+    assert "kl" in scores
+    assert "nonsense" not in scores
+    assert list(scores) == list(scores.keys()) == list(scores.columns)
+    table = dict(scores)
+    assert {len(column) for column in table.values()} == {len(scores)}
+    assert all((scores.columns[name] == column).all() for name, column in table.items())
+    with pytest.raises(KeyError, match="nonsense"):
+        scores["nonsense"]
+
+
+def test_an_unknown_option_is_a_type_error_that_says_what_may_be_meant(fixtures: Path) -> None:
     options: dict[str, Any] = {"contxt": 64}
-    with pytest.raises(TypeError, match="contxt"):
+    with pytest.raises(TypeError, match="unknown option 'contxt': did you mean 'context'"):
         klcli.perplexity(str(fixtures / "models/reference"), fixtures / "corpus.txt", **options)
 
 
@@ -99,8 +182,10 @@ def test_what_is_worked_on_at_once_changes_no_digit_that_counts(
     def report(block: int) -> dict[str, Any]:
         monkeypatch.setattr("klcli.measure.scores.BLOCK", block)
         if paired:
-            return dict(_leaves(klcli.compare(reference, candidate, corpora, limit=4).to_dict()))
-        return dict(_leaves(klcli.perplexity(reference, corpora, limit=4).to_dict()))
+            found = klcli.compare(reference, candidate, corpora, limit=4)
+        else:
+            found = klcli.perplexity(reference, corpora, limit=4)
+        return dict(_leaves(replace(found, seconds=None).to_dict()))
 
     whole = report(10**6)
     figures = {path: one for path, one in whole.items() if isinstance(one, float)}

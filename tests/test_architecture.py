@@ -16,7 +16,8 @@ PACKAGE = Path(klcli.__file__).parent
 FLOW = [
     "errors", "choices", "hooks", "torchrun",
     "text", "storage", "sources", "align", "measure", "runs", "judge", "render",
-    "keywords", "request", "review", "workflow", "layerwise", "api", "inspection", "cli",
+    "keywords", "request", "documented", "review", "checks", "workflow", "layerwise", "api",
+    "testing", "inspection", "cli",
 ]  # fmt: skip
 """A folder, or a file beside them, imports only from those before it."""
 HEAVY = ["torch", "transformers"]
@@ -113,11 +114,23 @@ def test_only_sources_know_transformers(path: Path) -> None:
         "from klcli.cli import cli; cli(['--help'], standalone_mode=False)",
         "from klcli.cli import cli; cli(['compare', '--help'], standalone_mode=False)",
         "from klcli.cli import cli; cli(['--version'], standalone_mode=False)",
+        "from klcli.cli import cli; cli(['explain', 'kl'], standalone_mode=False)",
         "from klcli.judge.report import Report",
         "import klcli.api, klcli.request, klcli.review",
+        "import klcli.testing",
         "import klcli.render.terminal, klcli.render.data, klcli.render.files",
     ],
-    ids=["import", "help", "help-of-a-command", "version", "report", "doors", "render"],
+    ids=[
+        "import",
+        "help",
+        "help-of-a-command",
+        "version",
+        "explain",
+        "report",
+        "doors",
+        "testing",
+        "render",
+    ],
 )
 def test_a_glance_loads_neither_torch_nor_transformers(code: str) -> None:
     program = f"{code}\nimport sys\nsys.exit(','.join({HEAVY} & sys.modules.keys()) or 0)".replace(
@@ -130,7 +143,7 @@ def test_a_glance_loads_neither_torch_nor_transformers(code: str) -> None:
 
 
 def test_the_python_interface_is_what_it_says() -> None:
-    assert set(klcli.__all__) <= set(dir(klcli)) | set(klcli._HOMES)
+    assert set(klcli.__all__) <= set(dir(klcli))
     assert all(getattr(klcli, name) is not None for name in klcli.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = klcli.nothing

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from klcli.choices import Task
 from klcli.errors import MismatchError, Notice, UsageError
 from klcli.sources import UNBOUNDED, Source
 from klcli.text.corpus import Corpus
@@ -24,15 +25,24 @@ def check_tasks(sources: Sequence[Source], scope: Scope) -> None:
             f"{sources[0].name} is {tasks[0]} and {sources[1].name} is {tasks[1]}: a causal model "
             "predicts the next token and a masked one a hidden token; compare two of one kind"
         )
+    check_options(sources[0].name, tasks[0], scope)
+
+
+def check_options(name: str, task: Task, scope: Scope) -> None:
+    """Hold the options against the task of a model.
+
+    Raises:
+        UsageError: one is for models of the other task.
+    """
     masked = {"--pll": scope.pll, "--mask-every": scope.mask_every}
     causal = {
         "--protocol": scope.protocol,
         "--score-from": scope.score_from,
         "--bos": None if scope.bos == "auto" else scope.bos,
     }
-    foreign = masked if tasks[0] == "causal" else causal
+    foreign = masked if task == "causal" else causal
     if named := [option for option, value in foreign.items() if value is not None]:
-        raise UsageError(f"{sources[0].name} is a {tasks[0]} model: leave out {', '.join(named)}")
+        raise UsageError(f"{name} is a {task} model: leave out {', '.join(named)}")
 
 
 def check_vocabularies(sources: Sequence[Source]) -> list[Notice]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def from_files(
     if not tables:
         return None
     name, table = max(tables, key=lambda named: _knowledge(named[1]))
-    _refuse_window_options(name, scope)
+    refuse_window_options(name, scope)
     if len(sources) == 1 and not table.has_tokens:
         raise MismatchError(
             f"{name} does not say which tokens its rows are about, so that nothing can be scored: "
@@ -153,7 +153,12 @@ def _no_tokens(name: str) -> Notice:
     )
 
 
-def _refuse_window_options(name: str, scope: Scope) -> None:
+def refuse_window_options(name: str, scope: Scope) -> None:
+    """Refuse options that say which windows are read: a file brings its own.
+
+    Raises:
+        UsageError: one is given.
+    """
     given = {
         "--protocol": scope.protocol,
         "--context": scope.context,
@@ -238,9 +243,7 @@ def _with_text(
 ) -> WindowTable:
     """The table with the corpus' text behind its tokens, once they are found equal."""
     if vocabulary is None:
-        raise UsageError(
-            f"{name} brings its own tokens; to hold them against a CORPUS give --tokenizer"
-        )
+        refuse_text(name)
     if not table.has_tokens:
         raise MismatchError(
             f"{name} holds no token ids to hold against the CORPUS: add an array named tokens to "
@@ -271,6 +274,13 @@ def _with_text(
             TokenizedDocument(corpus=number, name=text_name, ids=document.ids, encoding=encoding)
         )
     return replace(table, documents=tuple(documents), corpora=tuple(corpora))
+
+
+def refuse_text(name: str) -> NoReturn:
+    """Refuse a text beside files that have no tokenizer to read it with."""
+    raise UsageError(
+        f"{name} brings its own tokens; to hold them against a CORPUS give --tokenizer"
+    )
 
 
 def _encode(text: str, table: WindowTable, vocabulary: Vocabulary, parse: bool) -> Encoding:

@@ -16,15 +16,16 @@ from klcli.choices import (
     SliceBy,
     TokenChoice,
 )
+from klcli.cli.help import Group, section
 from klcli.cli.options import (
     Named,
     compare_options,
     judging_options,
     layers_output_options,
+    merging_options,
     output_options,
     recording_options,
     run_options,
-    source_options,
     window_options,
 )
 from klcli.cli.progress import progress_hooks
@@ -37,6 +38,7 @@ from klcli.cli.showing import (
     say,
     verdict_code,
 )
+from klcli.cli.source_options import source_options
 from klcli.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -49,14 +51,17 @@ PLACES = (
 """Options that name what a command reads, or the folder that it keeps."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="klcli", message="%(prog)s %(version)s")
 def cli() -> None:
     """Tell whether two language models still predict the same thing.
 
     \b
     klcli compare model-a model-b corpus.txt
-    klcli compare model-a model-b corpus.txt --gate 'kl.mean<=0.01' --output run.json
+    klcli compare model-a model-b corpus.txt --gate 'kl.mean<=0.01'
     klcli perplexity model corpus.txt
 
     Exit codes: 0 done, and every gate passed; 1 error; 2 usage; 3 a gate failed; 4 a gate is
@@ -65,29 +70,28 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("reference")
-@click.argument("candidate")
-@click.argument("corpus", nargs=-1)
+@click.argument("reference", type=click.Path())
+@click.argument("candidate", type=click.Path())
+@click.argument("corpus", nargs=-1, type=click.Path())
 @window_options
 @source_options(sided=True)
 @compare_options
 @run_options
 @output_options
 def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: Any) -> int:
-    """Compare what two models predict: KL, NLL and perplexity; outliers; gates.
+    """Compare what two models predict: KL, perplexity, outliers, gates.
 
     \b
     klcli compare gpt2 distilgpt2 corpus.txt
-    klcli compare model-f32/ model-4bit/ corpus.txt --gate 'kl.mean<=0.01' --output run.json
+    klcli compare model/ model-4bit/ corpus.txt --gate 'kl.mean<=0.01'
     klcli compare model/ model/ corpus.txt --candidate-dtype bfloat16
-    klcli compare base.recording model-4bit/ --gate 'top1_agreement>=0.98'
+    klcli compare base.recording model-4bit/ --output run.json
     klcli compare teacher.npz student.safetensors
 
     REFERENCE and CANDIDATE are each a Hub id, a model folder, a .gguf file, a recording, or a logit
     file (.npy .npz .pt .safetensors, llama.cpp's base files, or .jsonl with top_logprobs). CORPUS
-    is any number of text files, .jsonl with a "text" field, .gz of these, or - for stdin;
-    recordings and logit files bring their tokens and need none. Every divergence is
-    KL(REFERENCE‖CANDIDATE) in nats.
+    is any number of text files, .jsonl with a "text" field, .gz of these, or - for stdin. What is
+    no model brings its tokens and needs none. Divergences are KL(REFERENCE‖CANDIDATE) in nats.
     """  # noqa: D301
     from klcli.api import compare as run
 
@@ -98,8 +102,8 @@ def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: 
 
 
 @cli.command()
-@click.argument("model")
-@click.argument("corpus", nargs=-1)
+@click.argument("model", type=click.Path())
+@click.argument("corpus", nargs=-1, type=click.Path())
 @window_options
 @source_options(sided=False)
 @run_options
@@ -123,9 +127,43 @@ def perplexity(model: str, corpus: tuple[str, ...], **options: Any) -> int:
 
 
 @cli.command()
-@click.argument("reference")
-@click.argument("candidate")
-@click.argument("corpus", nargs=-1)
+@click.argument("model", type=click.Path())
+@click.argument("corpus", nargs=-1, required=True, type=click.Path())
+@recording_options
+@window_options
+@source_options(sided=False)
+@section(
+    "Output",
+    click.option("--quiet", is_flag=True, help="No progress and no summary on stderr."),
+    common=("quiet",),
+)
+def record(model: str, corpus: tuple[str, ...], output: str, quiet: bool, **options: Any) -> int:
+    """Save a model's predictions, to compare other models with them later.
+
+    \b
+    klcli record gpt2 corpus.txt -o gpt2.recording
+    klcli record model/ wiki.txt -o base.kld --context 512
+    klcli compare gpt2.recording distilgpt2
+
+    Run again after a kill it goes on where it stopped; a complete recording is left untouched.
+    """  # noqa: D301
+    from klcli.api import record as run
+
+    with progress_hooks(quiet) as hooks:
+        done = run(model, [Named(path) for path in corpus], output, **(options | hooks))
+    if not quiet:
+        for warning in (done.reason, *(notice.message for notice in done.notices)):
+            if warning is not None:
+                say(f"Warning: {warning}")
+        new = done.rows - done.rows_before
+        say(f"{output}: {done.kind}, {done.rows:,} tokens ({new:,} new), {done.bytes:,} bytes")
+    return ExitCode.DONE
+
+
+@cli.command()
+@click.argument("reference", type=click.Path())
+@click.argument("candidate", type=click.Path())
+@click.argument("corpus", nargs=-1, type=click.Path())
 @window_options
 @source_options(sided=True, inside=True)
 @layers_output_options
@@ -165,37 +203,7 @@ def layers(
 
 
 @cli.command()
-@click.argument("model")
-@click.argument("corpus", nargs=-1, required=True)
-@recording_options
-@window_options
-@source_options(sided=False)
-@click.option("--quiet", is_flag=True, help="No progress and no summary on stderr.")
-def record(model: str, corpus: tuple[str, ...], output: str, quiet: bool, **options: Any) -> int:
-    """Save a model's predictions, to compare other models with them later.
-
-    \b
-    klcli record gpt2 corpus.txt -o gpt2.recording
-    klcli record model/ wiki.txt -o base.kld --context 512
-    klcli compare gpt2.recording distilgpt2
-
-    Run again after a kill it goes on where it stopped; a complete recording is left untouched.
-    """  # noqa: D301
-    from klcli.api import record as run
-
-    with progress_hooks(quiet) as hooks:
-        done = run(model, [Named(path) for path in corpus], output, **(options | hooks))
-    if not quiet:
-        for warning in (done.reason, *(notice.message for notice in done.notices)):
-            if warning is not None:
-                say(f"Warning: {warning}")
-        new = done.rows - done.rows_before
-        say(f"{output}: {done.kind}, {done.rows:,} tokens ({new:,} new), {done.bytes:,} bytes")
-    return ExitCode.DONE
-
-
-@cli.command()
-@click.argument("saved", metavar="RUN")
+@click.argument("saved", metavar="RUN", type=click.Path())
 @judging_options
 def report(saved: str, **options: Any) -> int:
     """Show a saved run again, in any format and under other gates.
@@ -217,16 +225,8 @@ def report(saved: str, **options: Any) -> int:
 
 
 @cli.command()
-@click.argument("saved", nargs=-1, required=True, metavar="RUN...")
-@click.option(
-    "-o",
-    "--run",
-    "whole",
-    required=True,
-    type=click.Path(),
-    metavar="RUN",
-    help="The folder to keep the whole run in.",
-)
+@click.argument("saved", nargs=-1, required=True, metavar="RUN...", type=click.Path())
+@merging_options
 @output_options
 def merge(saved: tuple[str, ...], whole: str, **options: Any) -> int:
     """Join the shards of one run; the report is that of one run.
@@ -247,7 +247,7 @@ def merge(saved: tuple[str, ...], whole: str, **options: Any) -> int:
 
 
 @cli.command()
-@click.argument("path", metavar="FILE")
+@click.argument("path", metavar="FILE", type=click.Path())
 @click.option(
     "--format",
     "format_",
@@ -257,10 +257,11 @@ def merge(saved: tuple[str, ...], whole: str, **options: Any) -> int:
     help="How it is printed.",
 )
 def inspect(path: str, format_: str) -> int:
-    """Show what a recording, logit file or report holds, without running a model.
+    """Show what a recording, run, logit file or report holds. No model runs.
 
     \b
     klcli inspect gpt2.recording
+    klcli inspect base.run
     klcli inspect base.kld --format json
     """  # noqa: D301
     from klcli.inspection import inspect as look
@@ -269,6 +270,29 @@ def inspect(path: str, format_: str) -> int:
     facts = look(path)
     with onto_stdout():
         render_facts(facts, sys.stdout, as_json=format_ == "json")
+    return ExitCode.DONE
+
+
+@cli.command()
+@click.argument("word", metavar="[METRIC]", required=False)
+def explain(word: str | None) -> int:
+    """Say what a metric means: formula, unit, which direction is better, and gates.
+
+    \b
+    klcli explain
+    klcli explain kl
+    klcli explain "noise floor"
+
+    METRIC is written as in gates (kl, kl.p99, ppl_ratio). Without one all are listed.
+    """  # noqa: D301
+    from klcli.render import explain as page
+    from klcli.render.terminal import StreamConsole
+
+    with onto_stdout():
+        if word is None:
+            page.explain_all(StreamConsole())
+        else:
+            page.explain(word, StreamConsole())
     return ExitCode.DONE
 
 
@@ -320,7 +344,7 @@ def _run(
     write_outputs(report, outputs, view)
     if browse:
         open_page(report, view)
-    if not quiet and format_ != "table":
+    if not quiet and format_ not in ("table", "github"):  # which have them themselves
         print_warnings(report, view)
     print_report(report, format_, view)
     return verdict_code(report.verdict)

@@ -1,9 +1,7 @@
 """Options of commands, by concern. Their choices are those of the requests."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import click
 
@@ -15,7 +13,6 @@ from klcli.choices import (
     LAYERS_ENDINGS,
     Bos,
     DocumentSplit,
-    DtypeName,
     Format,
     LayersFormat,
     NoiseFloor,
@@ -23,14 +20,10 @@ from klcli.choices import (
     RecordingChoice,
     SliceBy,
     SpecialTokens,
-    TaskChoice,
     TokenChoice,
-    ValueChoice,
-    choices_of,
 )
+from klcli.cli.help import one_of, section, several
 from klcli.text.protocols import PRESETS
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +36,18 @@ class Named(os.PathLike[str]):
         return self.path
 
 
-def one_of(words: Any) -> click.Choice[str]:
-    """The words of a ``Literal`` as the type of an option."""
-    return click.Choice(choices_of(words))
-
-
-def several(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several options as one decorator, shown in the order in which they are written."""
-
-    def decorate(command: Command) -> Command:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
-
-
 def _protocols() -> str:
     """What each protocol does, in a line."""
     first, *others = (f"{name} {preset.says}" for name, preset in PRESETS.items())
     return f"{first}. Each of the others scores like the program of that name: {'; '.join(others)}"
 
 
-window_options = several(
+window_options = section(
+    "Text",
     click.option(
         "--protocol",
         type=click.Choice(tuple(PRESETS)),
-        help=f"How the text becomes windows: {_protocols()}. The four options below change its "
+        help=f"How the text becomes windows. {_protocols()}. The four options below change its "
         "parts.  [default: rolling]",
     ),
     click.option(
@@ -131,118 +109,12 @@ window_options = several(
         help="For masked models, hide every K-th token at once, K forward rows a window: faster, "
         "and an approximation.  [default: one token at a time]",
     ),
+    common=("protocol", "context", "documents", "limit"),
 )
 
 
-def _sided(name: str, what: str, **settings: Any) -> Callable[[Command], Command]:
-    """An option for both sides, and one for each."""
-    option = name.replace("_", "-")
-    return several(
-        click.option(f"--{option}", help=what, **settings),
-        *(
-            click.option(f"--{side}-{option}", help=f"--{option} for the {side}.",
-                         **{k: v for k, v in settings.items() if k in ("type", "metavar")})
-            for side in ("reference", "candidate")
-        ),
-    )  # fmt: skip
-
-
-def _source_settings() -> dict[str, tuple[str, dict[str, Any]]]:
-    return {
-        "dtype": (
-            "Number format of the weights; auto is the checkpoint's, float32 for GGUF.",
-            {"type": one_of(DtypeName), "default": "auto", "show_default": True},
-        ),
-        "device": (
-            "Where the model runs: auto, cpu, cuda, cuda:1, mps. auto is a GPU if there is one; a "
-            "model too large for it is split over all GPUs and the machine's memory.",
-            {"metavar": "DEVICE", "default": "auto", "show_default": True},
-        ),
-        "adapter": (
-            "Folder of an adapter (LoRA, DoRA, IA³) to put on the model. Needs peft.",
-            {"type": click.Path(exists=True, file_okay=False), "metavar": "DIR"},
-        ),
-        "revision": ("Branch, tag or commit of a Hub model.", {"metavar": "REVISION"}),
-        "values": (
-            "What the numbers of a logit file are; auto goes by the array's name.",
-            {"type": one_of(ValueChoice), "default": "auto", "show_default": True},
-        ),
-        "token_ids": (
-            "Token ids of a logit file that has none in it (.npy).",
-            {"type": click.Path(exists=True, dir_okay=False), "metavar": "FILE"},
-        ),
-    }
-
-
-_tokenizer_option = click.option(
-    "--tokenizer",
-    metavar="MODEL",
-    help="Model or folder whose tokenizer gives the words of a logit file.",
-)
-
-_compile_option = click.option(
-    "--compile",
-    is_flag=True,
-    help="Compile the blocks of models with torch.compile, which takes a while: for long runs. It "
-    "changes how 16-bit models round, by about as much as they differ from float32. Needs a C++ "
-    "compiler on a CPU, and Triton on a GPU.",
-)
-
-OF_FILES = ("values", "token_ids")
-"""Settings of logit files."""
-
-
-def source_options(*, sided: bool, inside: bool = False) -> Callable[[Command], Command]:
-    """How sources are opened.
-
-    ``sided`` where there are two, ``inside`` where they must be models that are looked into: not
-    logit files, and not compiled.
-    """
-    decorators = []
-    for name, (what, settings) in _source_settings().items():
-        if inside and name in OF_FILES:
-            continue
-        if sided:
-            decorators.append(_sided(name, what, **settings))
-        else:
-            decorators.append(click.option(f"--{name.replace('_', '-')}", help=what, **settings))
-    return several(
-        click.option(
-            "--task",
-            type=one_of(TaskChoice),
-            default="auto",
-            show_default=True,
-            help="What models predict: the next token, or a hidden one. auto goes by the config.",
-        ),
-        *decorators,
-        *(() if inside else (_tokenizer_option,)),
-        click.option(
-            "--trust-remote-code",
-            is_flag=True,
-            help="Run Python code that comes with a model. Only for models you trust.",
-        ),
-        click.option(
-            "--allow-unused-weights",
-            is_flag=True,
-            help="Run a model although its checkpoint has weights that it does not take.",
-        ),
-        click.option(
-            "--allow-other-architecture",
-            is_flag=True,
-            help="Run as a language model what was saved as something else, such as a classifier.",
-        ),
-        *(() if inside else (_compile_option,)),
-        click.option(
-            "--batch-tokens",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Tokens in one forward pass; fewer need less memory.  [default: 2048 on a CPU, "
-            "16384 on a GPU]",
-        ),
-    )
-
-
-run_options = several(
+run_options = section(
+    "Long runs",
     click.option(
         "--until",
         metavar="GOAL",
@@ -276,9 +148,11 @@ run_options = several(
         metavar="I/N",
         help="Score only the I-th of N parts, to be joined by klcli merge. Needs --run.",
     ),
+    common=("until", "run", "shard"),
 )
 
-output_options = several(
+_shown_options = section(
+    "Output",
     click.option(
         "--details",
         is_flag=True,
@@ -296,8 +170,9 @@ output_options = several(
         "slices",
         multiple=True,
         type=one_of(SliceBy),
-        help="Also show the tokens by confidence of the reference (or model), by position in the "
-        "window, or by kind of text. The JSON has all three. Can be given several times.",
+        help="Also show slices of the tokens. They are by confidence of the reference (or model), "
+        "by position in the window, or by kind of text. The JSON has all three. Can be given "
+        "several times.",
     ),
     click.option(
         "--format",
@@ -316,19 +191,25 @@ output_options = several(
         help="Write the result to a file too, in the format of its ending: "
         f"{' '.join(ENDINGS)}. Can be given several times.",
     ),
+    click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
+    common=("details", "slices", "format_", "outputs", "quiet"),
+)
+
+_gate_options = section(
+    "Gates",
     click.option(
         "--gate",
         "gates",
         multiple=True,
         metavar="EXPR",
-        help="Fail with exit code 3 unless it holds, as in 'kl.mean<=0.01': any metric of the "
-        "JSON, <= or >=. Can be given several times.",
+        help="Fail with exit code 3 unless it holds, as in 'kl.mean<=0.01': any metric (see "
+        "klcli explain), one of <= >= < >, and a number or percentage. Can be given several times.",
     ),
     click.option(
         "--gate-confidence",
         type=click.FloatRange(0.5, 1, max_open=True),
         metavar="P",
-        help="Let intervals of this confidence decide: a gate passes if the whole interval is "
+        help="Let intervals of this confidence decide. A gate passes if the whole interval is "
         "inside, fails if it is wholly outside, and is inconclusive otherwise (exit code 4).  "
         "[default: the number itself decides]",
     ),
@@ -336,7 +217,7 @@ output_options = several(
         "--baseline",
         type=click.Path(exists=True),
         metavar="RUN",
-        help="An earlier run for gates such as 'kl.mean<=1.1*baseline': a folder kept "
+        help="An earlier run for gates such as 'kl.mean<=1.1*baseline'. A folder kept "
         "with --run, paired token by token, or a report (.json).",
     ),
     click.option(
@@ -344,16 +225,13 @@ output_options = several(
         is_flag=True,
         help="Let a gate pass although tokens were left out because a model gave NaN or +inf.",
     ),
-    click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
+    common=("gates", "gate_confidence", "baseline"),
 )
 
+output_options = several(_gate_options, _shown_options)
 
-layers_output_options = several(
-    click.option(
-        "--details",
-        is_flag=True,
-        help="Show every number in the table, not only the first screen.",
-    ),
+layers_output_options = section(
+    "Output",
     click.option(
         "--format",
         "format_",
@@ -372,23 +250,35 @@ layers_output_options = several(
         f"{' '.join(LAYERS_ENDINGS)}. Can be given several times.",
     ),
     click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
+    common=("format_", "outputs", "quiet"),
 )
 
-compare_options = several(
+_outliers_option = section(
+    "Output",
     click.option(
         "--outliers",
         type=click.IntRange(min=0),
         metavar="N",
-        help="How many outlier tokens are reported: the N with the largest KL, and the N that "
+        help="How many outlier tokens are reported. The N with the largest KL, and the N that "
         f"stand out most among tokens of like confidence.  [default: {DEFAULT_OUTLIERS}, of which "
         f"the table shows {FIRST_OUTLIERS}]",
     ),
+    common=("outliers",),
+)
+
+_one_at_a_time_option = section(
+    "Memory",
     click.option(
         "--one-at-a-time",
         is_flag=True,
-        help="Keep one model in memory at a time: the reference's predictions go through a "
+        help="Keep one model in memory at a time. The reference's predictions go through a "
         "temporary recording.",
     ),
+    common=("one_at_a_time",),
+)
+
+_noise_floor_option = section(
+    "Gates",
     click.option(
         "--noise-floor",
         type=one_of(NoiseFloor),
@@ -397,7 +287,10 @@ compare_options = several(
     ),
 )
 
-recording_options = several(
+compare_options = several(_outliers_option, _one_at_a_time_option, _noise_floor_option)
+
+recording_options = section(
+    "Output",
     click.option(
         "-o",
         "--output",
@@ -424,18 +317,13 @@ recording_options = several(
         metavar="K",
         help="How many tokens --kind topk keeps.",
     ),
+    common=("output", "kind"),
 )
 
-
-def judging_options(command: Command) -> Command:
-    """Of the output options, those that a saved run can be shown with; outliers besides."""
-    return several(
-        click.option(
-            "--open",
-            "browse",
-            is_flag=True,
-            help="Open the report in a browser, as a page in a temporary file.",
-        ),
+judging_options = several(
+    output_options,
+    section(
+        "Output",
         click.option(
             "--outliers",
             type=click.IntRange(min=0),
@@ -443,4 +331,27 @@ def judging_options(command: Command) -> Command:
             help="How many outlier tokens are reported.  [default: as many as the run was made "
             "with]",
         ),
-    )(output_options(command))
+        click.option(
+            "--open",
+            "browse",
+            is_flag=True,
+            help="Open the report in a browser, as a page in a temporary file.",
+        ),
+        common=("outliers", "browse"),
+    ),
+)
+"""Of the output options, those that a saved run can be shown with; outliers besides."""
+
+merging_options = section(
+    "Long runs",
+    click.option(
+        "-o",
+        "--run",
+        "whole",
+        required=True,
+        type=click.Path(),
+        metavar="RUN",
+        help="The folder to keep the whole run in.",
+    ),
+    common=("whole",),
+)

@@ -1,74 +1,74 @@
-"""Progress on stderr: a bar where that is a terminal, else one line if a run takes long."""
+"""Progress on stderr: a line that is drawn anew on a terminal, else a line if a run takes long."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from klcli.cli.showing import safe, say
+from klcli.cli.pace import Pace
+from klcli.cli.showing import say
+
+if TYPE_CHECKING:
+    from klcli.render.terminal import StreamConsole
 
 
 @contextlib.contextmanager
 def progress_hooks(quiet: bool) -> Iterator[dict[str, Callable[..., None]]]:
-    """Callbacks that draw a bar with the time left on stderr, where that is a terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """Callbacks that tell on stderr where a run stands, and how long it took once it is done."""
+    if quiet:
+        yield dict.fromkeys(("progress", "status", "announce"), lambda *_: None)
+        return
     from klcli.render.terminal import StreamConsole
 
-    console = StreamConsole(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.fields[tokens]}", markup=False),
-        TimeRemainingColumn(),
-    )
-    hidden = quiet or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task("starting", total=None, tokens="")
-        forecast = Forecast(None if quiet or console.is_terminal else say)
+    console, pace = StreamConsole(stderr=True), Pace()
+    with _drawn(pace, console) if console.is_terminal else _said(pace) as hooks:
+        yield hooks
+    if pace.tokens:
+        say(pace.closing())
 
-        def announce(what: str) -> None:
-            if quiet:
-                return
-            if console.is_terminal:
-                console.print(safe(what), markup=False)  # above the bar
-            else:
-                say(what)
 
-        def progress(done: int, total: int) -> None:
-            forecast.at(done, total)
-            bar.update(
-                task,
-                description="scoring",
-                completed=done,
-                total=total,
-                tokens=f"{done:,} of {total:,} tokens",
-            )
+@contextlib.contextmanager
+def _said(pace: Pace) -> Iterator[dict[str, Callable[..., None]]]:
+    """Callbacks for where no line can be drawn anew."""
+    forecast = Forecast(pace, say)
 
-        yield {
-            "announce": announce,
-            "status": lambda what: bar.update(task, description=safe(what)),
-            "progress": progress,
-        }
+    def progress(done: int, total: int) -> None:
+        pace.at(done, total)
+        forecast.look()
+
+    yield {"announce": say, "status": lambda _: None, "progress": progress}
 
 
 class Forecast:
-    """Says once how long a run will take, where no bar can be drawn and it takes long."""
+    """Says once how long a run will take, where it takes long."""
 
     AFTER, LONG = 5.0, 60.0  # seconds
 
-    def __init__(self, show: Callable[[str], None] | None) -> None:
-        self._show = show
-        self._first: tuple[float, int] | None = None
+    def __init__(self, pace: Pace, show: Callable[[str], None]) -> None:
+        self._pace = pace
+        self._show: Callable[[str], None] | None = show
 
-    def at(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self._first is None or done <= self._first[1]:  # the first batch, also of a second pass
-            self._first = (now, done)
+    def look(self) -> None:
+        """Say it, if it is time."""
+        pace = self._pace
+        left = pace.left
+        if self._show is None or left is None or pace.elapsed < self.AFTER:
             return
-        begin, before = self._first
-        if self._show is None or now - begin < self.AFTER:
-            return
-        left = (now - begin) / (done - before) * (total - done)
         if left > self.LONG:
-            self._show(f"{done:,} of {total:,} tokens are scored, about {left / 60:.0f} min left")
+            self._show(
+                f"{pace.done:,} of {pace.total:,} tokens are scored, about {left / 60:.0f} min left"
+            )
         self._show = None
+
+
+@contextlib.contextmanager
+def _drawn(pace: Pace, console: "StreamConsole") -> Iterator[dict[str, Callable[..., None]]]:
+    """Callbacks for a terminal: a line with what is being done, a bar and the pace."""
+    from klcli.cli.bar import Bar
+
+    with Bar(pace, console) as bar:
+
+        def progress(done: int, total: int) -> None:
+            pace.at(done, total)
+            bar.score(done, total)
+
+        yield {"announce": bar.announce, "status": bar.wait, "progress": progress}

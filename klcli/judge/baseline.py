@@ -9,8 +9,8 @@ from klcli.errors import Notice, UsageError
 from klcli.judge.clusters import LEVEL, Clusters, cosine_degrees, degrees_of_freedom
 from klcli.judge.gate import Gate, interval_of
 from klcli.judge.intervals import Metric, mean_with_error
-from klcli.judge.report import Report
-from klcli.judge.statistics import BOUNDS
+from klcli.judge.metrics import BOUNDS
+from klcli.judge.report import Command, Report
 from klcli.judge.student import student_t
 from klcli.judge.token_means import token_mean
 from klcli.measure.scores import TokenScores
@@ -27,6 +27,18 @@ class BaselineRun:
     report: Report
     run: SavedRun | None
 
+    def check_command(self, command: Command) -> None:
+        """Hold the command that the run is of against the one that it is a baseline for.
+
+        Raises:
+            UsageError: they are not the same.
+        """
+        if self.report.command != command:
+            raise UsageError(
+                f"--baseline {self.name} is a run of klcli {self.report.command}, and this is "
+                f"klcli {command}: give one of the same command"
+            )
+
     def against(
         self, scores: TokenScores, table: WindowTable, clusters: Clusters
     ) -> "BaselineComparison":
@@ -35,12 +47,7 @@ class BaselineRun:
         Raises:
             UsageError: the two are of different commands.
         """
-        command = "compare" if scores.paired else "perplexity"
-        if self.report.command != command:
-            raise UsageError(
-                f"--baseline {self.name} is a run of klcli {self.report.command}, and this is "
-                f"klcli {command}: give one of the same command"
-            )
+        self.check_command("compare" if scores.paired else "perplexity")
         others = None
         if self.run is not None and self.run.request["windows"] == windows_digest(table):
             others = self.run.evaluation().scores

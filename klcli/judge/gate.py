@@ -9,20 +9,21 @@ limit, and never to be below it: a gate that this leaves open fails.
 """
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from klcli.errors import UsageError
 from klcli.judge.intervals import Metric
-from klcli.judge.statistics import BOUNDS, QUANTILES
+from klcli.judge.metrics import BOUNDS, QUANTILES
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
-_GATE = re.compile(r"\s*(\w+)(?:\.(\w+))?\s*(<=|>=)\s*(\S+)\s*")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_BASELINE = re.compile(r"(?:([^*]+)\*)?baseline")
+Operator = Literal["<=", ">=", "<", ">"]
+HOLDS: Mapping[Operator, Callable[[float, float], bool]] = {
+    "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt
+}  # fmt: skip
 
 _MEANS = ("mean", "value", "net", "volume")
 """Fields that are a mean over tokens, or follow from one."""
@@ -40,13 +41,18 @@ class Gate:
     text: str
     metric: str
     field: str
-    operator: Literal["<=", ">="]
+    operator: Operator
     limit: float
     relative: bool = False
 
     def holds(self, value: float, limit: float) -> bool:
         """Whether a value is inside a limit."""
-        return value <= limit if self.operator == "<=" else value >= limit
+        return HOLDS[self.operator](value, limit)
+
+    @property
+    def is_upper(self) -> bool:
+        """Whether the limit is the most that the number may be."""
+        return self.operator in ("<=", "<")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +61,8 @@ class GateResult:
 
     ``reason`` says why it failed where the comparison does not, or why it is inconclusive.
     ``ci_low`` and ``ci_high`` are the interval that decided, None where the point estimate did, and
-    ``more_tokens`` about how many more would decide an inconclusive gate.
+    ``more_tokens`` about how many more would decide an inconclusive gate. ``baseline`` is the
+    number of the baseline that a relative limit is a multiple of.
     """
 
     gate: str
@@ -66,6 +73,7 @@ class GateResult:
     ci_low: float | None = None
     ci_high: float | None = None
     more_tokens: int | None = None
+    baseline: float | None = None
 
 
 class Baseline(Protocol):
@@ -102,36 +110,6 @@ class Rules:
     confidence: float | None = None
     baseline: Baseline | None = None
     tokens: int = 0
-
-
-def parse_gate(text: str, metrics: Mapping[str, Sequence[str]]) -> Gate:
-    """Parse ``kl.mean<=0.01``; ``kl`` alone means ``kl.mean``.
-
-    ``metrics`` are the known metrics with their fields.
-
-    Raises:
-        UsageError: no gate, or an unknown metric or field.
-    """
-    match = _GATE.fullmatch(text)
-    limit, relative = _limit(match[4]) if match else (None, False)
-    if match is None or limit is None:
-        raise UsageError(
-            f"--gate {text!r} is not a gate: write one like 'kl.mean<=0.01', or with --baseline "
-            "one like 'kl.mean<=1.1*baseline'"
-        )
-    metric, field = match[1], match[2]
-    if metric not in metrics:
-        raise UsageError(f"--gate {text!r}: unknown metric {metric!r}; one of {', '.join(metrics)}")
-    fields = metrics[metric]
-    if field is None and fields[0] in ("mean", "value"):
-        field = fields[0]
-    if field not in fields:
-        what = f"{metric} has no field {field!r}" if field else f"{metric} has several numbers"
-        raise UsageError(f"--gate {text!r}: {what}; one of {', '.join(fields)}")
-    operator: Literal["<=", ">="] = "<=" if match[3] == "<=" else ">="
-    return Gate(
-        text=text, metric=metric, field=field, operator=operator, limit=limit, relative=relative
-    )
 
 
 def interval_fields(gate: Gate, metrics: Mapping[str, Sequence[str]]) -> tuple[str, str]:
@@ -185,6 +163,7 @@ def _judge_one(gate: Gate, metric: Metric, rules: Rules) -> GateResult:
         value=metric.get(gate.field),
         limit=math.nan if limit is None else limit,
         verdict="fail",
+        baseline=rules.baseline.value(gate) if gate.relative and rules.baseline else None,
     )
     if why := _unknown(gate, result.value, limit, rules.baseline) or _doubt(gate, rules, result):
         return replace(result, reason=why)
@@ -304,7 +283,7 @@ def _open(gate: Gate, rules: Rules, *, holds: bool) -> str | None:
     """
     here = gate.metric in rules.lower_bounds
     there = gate.relative and gate.metric in rules.baseline_bounds and gate.limit != 0
-    is_below = holds if gate.operator == "<=" else not holds
+    is_below = holds if gate.is_upper else not holds
     may_rise, may_sink = here or (there and gate.limit < 0), there and gate.limit > 0
     if gate.field in _GROWING and not (may_rise if is_below else may_sink):
         return None
@@ -322,16 +301,3 @@ def why_open(gate: Gate, *, holds: bool, here: bool = True, there: bool = False)
         f"{gate.metric} is only known to be at least {where}{also}: {shown}; compare whole "
         "distributions, not lists of top tokens"
     )
-
-
-def _limit(text: str) -> tuple[float | None, bool]:
-    """A number, or how many times the baseline's."""
-    if match := _BASELINE.fullmatch(text):
-        return (1.0 if match[1] is None else _number(match[1])), True
-    return _number(text), False
-
-
-def _number(text: str) -> float | None:
-    """A decimal number in ASCII: Python alone would also take ``1_0`` and the digits of others."""
-    number = float(text) if _NUMBER.fullmatch(text.strip()) else math.inf
-    return number if math.isfinite(number) else None

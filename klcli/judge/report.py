@@ -285,7 +285,7 @@ class Report:
             gates=[_gate_result(gate) for gate in data["gates"]],
             verdict=data["verdict"],
             until=data.get("until"),
-            noise_floor=data.get("noise_floor"),
+            noise_floor=_noise_floor(data.get("noise_floor")),
             shard=data.get("shard"),
             seconds=data.get("seconds"),
             warnings=[Notice(**warning) for warning in data["warnings"]],
@@ -331,13 +331,18 @@ def _metrics(data: Mapping[str, Any]) -> dict[str, Metric]:
 
 
 def _gate_result(data: Mapping[str, Any]) -> GateResult:
-    numbers = {key: _number(data[key]) for key in ("value", "limit", "ci_low", "ci_high")}
+    keys = ("value", "limit", "ci_low", "ci_high", "baseline")
+    numbers = {key: _number(data.get(key)) for key in keys}
     limit = math.nan if numbers["limit"] is None else numbers["limit"]
     return GateResult(**{**data, **numbers, "limit": limit})
 
 
 def _passage(data: Mapping[str, Any]) -> Passage:
     return Passage(**{**data, "mean": _number(data["mean"])})
+
+
+def _noise_floor(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if data is None else {**data, "kl": _number(data["kl"])}
 
 
 def _distribution(data: Mapping[str, Any] | None) -> Distribution | None:

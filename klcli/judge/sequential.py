@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from klcli.judge.gate import HOLDS, Operator
+
 Method = Literal["exact", "bounded", "asymptotic"]
 
 LEAST_WINDOWS = 30
@@ -80,12 +82,11 @@ class Drawn:
         return np.array(self.sums) / (self.largest * self.upper)
 
 
-def decide(band: Band, operator: Literal["<=", ">="], limit: float) -> bool | None:
+def decide(band: Band, operator: Operator, limit: float) -> bool | None:
     """Whether a limit holds for certain or for certain not; None while that is open."""
-    inside, outside = (band.high <= limit, band.low > limit)
-    if operator == ">=":
-        inside, outside = (band.low >= limit, band.high < limit)
-    return True if inside else (False if outside else None)
+    ends = (band.low, band.high)
+    holds = {HOLDS[operator](end, limit) for end in ends}
+    return None if len(holds) > 1 or any(map(math.isnan, ends)) else holds.pop()
 
 
 def _bounded(x: npt.NDArray[np.float64], population: int, alpha: float) -> tuple[float, float]:

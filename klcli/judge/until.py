@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from klcli.errors import UsageError
 from klcli.judge.gate import Gate, GateResult, why_open
+from klcli.judge.grammar import Fields, metric_named, number_of
+from klcli.judge.metrics import BOUNDS
 from klcli.judge.sequential import Band, Drawn, decide
-from klcli.judge.statistics import BOUNDS
 from klcli.measure.gathered import ScoredBatch
 from klcli.text.windows import WindowTable
 
@@ -19,7 +20,7 @@ MEANS = ("kl", "kl_reverse", "jsd", "tv", "overlap_5", "top1_agreement", "nll_re
          "nll_candidate", "nll", "entropy_reference", "entropy_candidate", "entropy")  # fmt: skip
 """Metrics of which part of a text can tell: means of tokens that count 0 at least."""
 
-_PRECISION = re.compile(r"\s*(\w+)(?:\.mean)?\s*(?:±|\+-)\s*(\S+)\s*")
+_PRECISION = re.compile(r"\s*(\w+)(?:\.(?:mean|value))?\s*(?:±|\+-)\s*(\S+)\s*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +96,7 @@ class Until:
 
     def _is_never_shown(self, gate: Gate, decided: bool | None) -> bool:
         """Whether a gate can never pass, as a limit above a lower bound cannot."""
-        return gate.metric in self.lower_bounds and gate.operator == "<=" and decided is not False
+        return gate.metric in self.lower_bounds and gate.is_upper and decided is not False
 
     def band(self, metric: str) -> Band:
         """What is known of a metric's mean over the whole text."""
@@ -130,7 +131,7 @@ class Until:
         decided = decide(self.band(gate.metric), gate.operator, gate.limit)
         if self._is_never_shown(gate, decided):
             return why_open(gate, holds=True)
-        return why_open(gate, holds=False) if decided is False and gate.operator == ">=" else None
+        return why_open(gate, holds=False) if decided is False and not gate.is_upper else None
 
     def _check_bound(self, batch: ScoredBatch) -> None:
         if self.kl_bound is None or "kl" not in self.drawn:
@@ -170,7 +171,7 @@ class Until:
         return Drawn(windows=len(sizes), tokens=sum(sizes), largest=max(sizes), upper=upper)
 
 
-def parse_until(text: str, gates: Sequence[Gate], *, known: Mapping[str, Any]) -> Goal:
+def parse_until(text: str, gates: Sequence[Gate], *, known: Fields) -> Goal:
     """Parse ``decided`` or ``kl.mean±0.001``; ``known`` are the metrics of the command.
 
     Raises:
@@ -188,21 +189,19 @@ def parse_until(text: str, gates: Sequence[Gate], *, known: Mapping[str, Any]) -
                 )
         return text
     match = _PRECISION.fullmatch(text)
-    try:
-        distance = float(match[2]) if match else math.nan
-    except ValueError:
-        distance = math.nan
-    if (
-        match is None
-        or not 0 < distance < math.inf
-        or match[1] not in known
-        or match[1] not in MEANS
-    ):
+    distance = number_of(match[2]) if match else None
+    if match is None or distance is None or distance <= 0:
         raise UsageError(
             f"--until {text!r}: give 'decided', or a mean and a distance as in 'kl.mean±0.001' (or "
             "'kl.mean+-0.001')"
         )
-    return Precision(metric=match[1], distance=distance)
+    metric = metric_named(f"--until {text!r}", match[1], known)
+    if metric not in MEANS:
+        raise UsageError(
+            f"--until {text!r}: {metric} cannot be known from part of the text; give a mean, as in "
+            f"'kl.mean±0.001', of one of {', '.join(m for m in known if m in MEANS)}"
+        )
+    return Precision(metric=metric, distance=distance)
 
 
 def _per_token(metric: str, batch: ScoredBatch) -> np.ndarray[Any, np.dtype[np.float64]]:

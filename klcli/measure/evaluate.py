@@ -59,7 +59,7 @@ def evaluate(
         vocabulary_size: ids from here on stand for no token.
         per_bin: of two sources the alternatives are kept of this many tokens with the largest KL
             among those of like confidence; None for all.
-        progress: told after every batch.
+        progress: told before the first batch, and after every one.
         plan: the numbers of the windows of each batch; made of the table where it is not given.
         shard: which batches are scored.
         store: has batches that need not be scored again, and is given the others.
@@ -76,6 +76,8 @@ def evaluate(
     tokens = table.window_tokens
     done = sum(tokens[window] for number in finished for window in plan[number])
     total = sum(tokens[window] for number in own for window in plan[number])
+    if progress is not None and open_batches:
+        progress(done, total)
     for number, batch in zip(
         open_batches,
         _scored_batches(table, sources, [plan[n] for n in open_batches], vocabulary_size),

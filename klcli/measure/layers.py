@@ -103,6 +103,8 @@ def measure_layers(
     apart: dict[str, LayerSums] = {}
     noise: dict[str, LayerSums] = {}
     starts, done = np.cumsum([0, *table.window_tokens]), 0
+    if progress is not None:
+        progress(done, table.tokens)
     for batch in plan_batches(table.windows, batch_tokens):
         windows = [table.windows[number] for number in batch]
         places = np.concatenate([np.arange(starts[n], starts[n + 1]) for n in batch])

@@ -1,6 +1,6 @@
 """TokenScores: what was measured, one row a scored token."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +89,16 @@ class TokenScores:
 
     def __getitem__(self, name: str) -> Column:
         return self.columns[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def keys(self) -> KeysView[str]:
+        """The names of the columns, so that ``dict(scores)`` has them; ``len`` is that of each."""
+        return self.columns.keys()
 
     def part(self, name: str, start: int, stop: int) -> Column:
         """Rows ``start`` to ``stop`` of a column; cheap where columns are kept in a file."""

@@ -16,7 +16,7 @@ MISSING = "klcli.spelled"
 
 _SPELLED = str.maketrans({
     "✓": "+", "✗": "x", "≠": "!=", "≈": "~", "≥": ">=", "≤": "<=", "±": "+-", "×": "x", "÷": "/",
-    "→": "->", "←": "<-", "‖": "||", "−": "-", "–": "-", "—": "-", "…": "...", "·": ".", "•": "*",
+    "→": "->", "←": "<-", "‖": "||", "−": "-", "–": "-", "—": "-", "…": "...", "·": "_", "•": "*",
     "Δ": "d", "√": "sqrt", "∞": "inf", "◌": "o", "─": "-", "━": "-", "│": "|", "²": "2", "³": "3",
     "‘": "'", "’": "'", "“": '"', "”": '"',
 })  # fmt: skip
@@ -36,6 +36,11 @@ class Alphabet:
         except (UnicodeEncodeError, LookupError):
             return False
         return True
+
+    @property
+    def between(self) -> str:
+        """What stands between the parts of a line."""
+        return " · " if self.has("·") else ", "
 
     def spell(self, text: str) -> str:
         """A text in these characters; as it is where that is all of it."""

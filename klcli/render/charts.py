@@ -20,7 +20,7 @@ from klcli.measure.scores import TokenScores
 from klcli.render.drawing import LIGHT, WIDTH, Row, Theme, Words, chart_of, log_axis, svg_of
 from klcli.render.models import labels_of
 from klcli.render.numbers import count, estimate, figure
-from klcli.render.summary import at_least, is_masked, scored_tokens
+from klcli.render.summary import SLICED_BY, at_least, is_masked, scored_tokens
 
 _SQUARE = 340
 _CELLS = 40
@@ -34,15 +34,10 @@ _NOTE = 230
 
 _MARKED = {"median": 0.5, "p90": 0.9, "p99": 0.99}
 """Quantiles that are marked on the cumulative line, and their heights."""
-_ROUNDING = 1e-9
 _BELOW = "p99"
 """The one that is named below the line: above it there is p90."""
-_SLICED_BY = {
-    "confidence": "largest probability of the reference",
-    "position": "row of the window",
-    "kind": "kind of text",
-}
-
+_ROUNDING = 1e-9
+"""By how much an edge may miss its power of ten."""
 Kept = TypeVar("Kept")
 
 
@@ -148,7 +143,7 @@ def _histogram(report: Report, shape: Distribution, theme: Theme) -> alt.LayerCh
         for low, high, tokens in zip(shape.edges, shape.edges[1:], shape.counts, strict=False)
         if tokens
     ]
-    y = alt.Y("y:Q", title="tokens", axis=alt.Axis(format="~s", tickCount=4))
+    y = alt.Y("y:Q", title="tokens", axis=alt.Axis(format=",~r", tickCount=4, tickMinStep=1))
     bars = chart_of(rows, 170).mark_rect(color=theme.data, stroke=theme.ground, strokeWidth=0.5)
     mean = chart_of(_mean_of(report, shape.metric, *_ends(shape)), 170)
     rule = mean.mark_rule(color=theme.mark, size=1.5).encode(x="value:Q")
@@ -165,7 +160,7 @@ def _cumulative(report: Report, shape: Distribution, theme: Theme) -> alt.LayerC
     rows = [
         {"x": edge, "y": tokens / max(_tokens(shape), 1)}
         for edge, tokens in zip(shape.edges, lower, strict=True)
-        if first * 0.999 <= edge <= last * 1.001
+        if first * (1 - _ROUNDING) <= edge <= last * (1 + _ROUNDING)
     ]
     y = alt.Y(
         "y:Q",
@@ -206,13 +201,11 @@ def _mean_of(
 
 
 def _ends(shape: Distribution) -> tuple[float, float]:
-    """Whole decades around all tokens above 0; some usual ones if there are none."""
+    """Whole decades around the bins that hold tokens; some usual ones if there are none."""
     filled = np.flatnonzero(shape.counts)
-    first = 0 if shape.below else filled.min(initial=len(shape.counts))
-    last = len(shape.counts) if shape.above else filled.max(initial=-1) + 1
-    if first >= last:
+    if not len(filled):
         return 1e-4, 10.0
-    low, high = math.log10(shape.edges[first]), math.log10(shape.edges[last])
+    low, high = math.log10(shape.edges[filled[0]]), math.log10(shape.edges[filled[-1] + 1])
     return 10.0 ** math.floor(low + _ROUNDING), 10.0 ** math.ceil(high - _ROUNDING)
 
 
@@ -236,7 +229,7 @@ def _both_nlls(part: TokenScores) -> npt.NDArray[np.float64]:
 
 
 def _cells(scores: TokenScores, end: float) -> Iterator[Row]:
-    """Cells of the plane that hold a token, the darker the more of them, on a log scale."""
+    """Cells of the plane that hold a token, the stronger the more of them, on a log scale."""
     tokens = np.zeros((_CELLS, _CELLS), dtype=np.int64)
     for _, part in scores.blocks():
         cells = np.clip((_both_nlls(part) / end * _CELLS).astype(np.int64), 0, _CELLS - 1)
@@ -303,7 +296,7 @@ def _about_plane(report: Report) -> Words:
         for name, x in zip(names, means, strict=True)
     ]
     infinite = report.counts.get("infinite") or 0
-    lines = ["Darker: more tokens (log). On the line both models are as surprised"]
+    lines = ["Stronger: more tokens (log). On the line both models are equally sure"]
     lines += _aside([f"{count(infinite, 'token')} at infinity"] if infinite else [])
     return Words(
         "kl-plane",
@@ -316,9 +309,7 @@ def _about_plane(report: Report) -> Words:
 
 def _about_slices(report: Report, by: SliceBy, rows: Iterable[Row]) -> Words:
     said = "; ".join(f"{row['slice']}: {row['said']}" for row in rows)
-    title = f"{_measure(report)} by {_SLICED_BY[by]}"
-    if report.command == "perplexity":
-        title = title.replace(" of the reference", "")
+    title = f"{_measure(report)} by {SLICED_BY[by]}"
     return Words(f"kl-by-{by}", title, [], f"Bars: mean {title}, in nats. {said}.")
 
 

@@ -12,7 +12,7 @@ from klcli.errors import OutputError, UsageError
 from klcli.render.formats import WRITERS, Writer, check_extra, format_of
 from klcli.render.view import DEFAULT_VIEW, View
 from klcli.storage.files import temporary_beside
-from klcli.storage.places import check_apart
+from klcli.storage.places import check_apart, is_special, obstacle_to
 
 
 def check_outputs(
@@ -37,7 +37,7 @@ def check_outputs(
             raise UsageError(
                 f"--output {seen[target]} and --output {path} are one file: leave one out"
             )
-        if obstacle := _obstacle(target):
+        if obstacle := obstacle_to(target):
             raise OutputError(f"cannot write {path}: {obstacle}")
         seen[target] = path
 
@@ -88,7 +88,7 @@ def _naming(path: str) -> Iterator[None]:
 def _opened(path: str, ready: dict[Path, str]) -> Iterator[BinaryIO]:
     """A new file beside ``path``, noted in ``ready``; ``path`` itself if it is special."""
     target = _target(path)
-    if _is_special(target):
+    if is_special(target):
         with target.open("wb") as stream:
             yield stream
         return
@@ -102,23 +102,4 @@ def _opened(path: str, ready: dict[Path, str]) -> Iterator[BinaryIO]:
 
 def _target(path: str) -> Path:
     """The file itself, where ``path`` leads to it by links."""
-    return Path(path) if _is_special(Path(path)) else Path(os.path.realpath(path))
-
-
-def _is_special(path: Path) -> bool:
-    """Whether it is a pipe or a device, which cannot be put in place by renaming."""
-    return path.exists() and not path.is_file() and not path.is_dir()
-
-
-def _obstacle(target: Path) -> str | None:
-    """Why ``target`` cannot be written, as far as can be seen without trying."""
-    folder = target.parent
-    if target.is_dir():
-        return "it is a folder"
-    if not folder.is_dir():
-        return f"there is no folder {folder}; make it first"
-    if target.exists() and not os.access(target, os.W_OK):
-        return "it is write-protected"
-    if not _is_special(target) and not os.access(folder, os.W_OK):
-        return f"the folder {folder} is write-protected"
-    return None
+    return Path(path) if is_special(Path(path)) else Path(os.path.realpath(path))

@@ -11,11 +11,15 @@ from pathlib import PurePath
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from klcli.choices import FileFormat, Format
-from klcli.errors import UsageError
+from klcli.errors import UsageError, choose_from
 from klcli.judge.report import Report
 from klcli.render.arrow import render_parquet
+from klcli.render.badge import render_badge
+from klcli.render.card import render_card
 from klcli.render.data import render_csv, render_json, render_jsonl
+from klcli.render.github import render_github
 from klcli.render.html import render_html
+from klcli.render.junit import render_junit
 from klcli.render.markdown import render_markdown
 from klcli.render.pictures import render_png, render_svg
 from klcli.render.view import View
@@ -49,6 +53,7 @@ PRINTERS: Mapping[Format, Printer] = {
     "jsonl": render_jsonl,
     "csv": render_csv,
     "markdown": render_markdown,
+    "github": render_github,
 }
 """What prints a report on stdout, by format; the table is the terminal's own."""
 
@@ -57,6 +62,9 @@ WRITERS: Mapping[FileFormat, Writer] = {
     "jsonl": as_text(render_jsonl),
     "csv": as_text(render_csv),
     "markdown": as_text(render_markdown),
+    "junit": render_junit,
+    "badge": as_text(render_badge),
+    "card": as_text(render_card),
     "parquet": render_parquet,
     "html": as_text(render_html),
     "svg": render_svg,
@@ -88,7 +96,7 @@ def format_of(path: str, endings: Mapping[str, FileFormat]) -> FileFormat:
         return endings[max(known, key=len)]
     ending = PurePath(path).suffix
     what = f"unknown ending {ending!r}" if ending else "it has no ending"
-    raise UsageError(f"--output {path}: {what}; use one of {', '.join(endings)}")
+    raise UsageError(f"--output {path}: {what}{choose_from(ending, endings)}")
 
 
 def check_extra(path: str, format_: FileFormat) -> None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from klcli.errors import Notice, UsageError
 from klcli.judge.difference import times_the_noise
-from klcli.judge.gate import Gate, GateResult, parse_gate
+from klcli.judge.gate import Gate, GateResult, Verdict
+from klcli.judge.grammar import parse_gate
 from klcli.judge.intervals import Metric
+from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.report import Report
-from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.render.numbers import apart, decimals_for, estimate, figure
 from klcli.render.summary import CHANCE, at_least, is_masked
 
@@ -37,12 +38,12 @@ _SURE = 1e-16
 class Headline:
     """A number with its interval and what goes with it, in parts that a line may break between.
 
-    ``limits`` are parts of their own: whether the limit is kept, and what is said.
+    ``limits`` are parts of their own: what became of the gate, and what is said.
     """
 
     name: str
     parts: Sequence[str]
-    limits: Sequence[tuple[bool, str]]
+    limits: Sequence[tuple[Verdict, str]]
     warnings: Sequence[str]
 
 
@@ -105,7 +106,7 @@ def _plus_minus(metric: Metric) -> str:
     half = (high - low) / 2
     if "e" in said.number or not math.isclose(mean - low, half, rel_tol=0.02):
         return f"{said.number} ({said.interval})"
-    return f"{said.number} ± {figure(half, decimals_for(half, 2))}"
+    return f"{said.number} ± {half:.{decimals_for(half, 2)}f}"
 
 
 def _perplexity_ratio(report: Report, metric: Metric) -> Iterator[str]:
@@ -167,7 +168,7 @@ def _percent(
     share, *ends = (None if one is None else 100 * one for one in (x, low, high))
     said = estimate(share, ends[0], ends[1], sign)
     number = said.number
-    if share is not None and share < most <= float(number.replace(",", "")):
+    if share is not None and most <= float(number.replace(",", "")):
         number = apart(share, most, 3)
     return f"{number} % ({said.interval})" if said.interval else f"{number} %"
 
@@ -196,7 +197,7 @@ _COMPARED: Mapping[str, Say] = {
 _SINGLE: Mapping[str, Say] = {"perplexity": _perplexity, "nll": _nll, "bits_per_byte": _value}
 
 
-def _limits(report: Report, name: str) -> Iterator[tuple[bool, str]]:
+def _limits(report: Report, name: str) -> Iterator[tuple[Verdict, str]]:
     """The limits of gates on the number that is shown."""
     metrics = COMPARE_METRICS if report.command == "compare" else PERPLEXITY_METRICS
     for result in report.gates:
@@ -205,13 +206,13 @@ def _limits(report: Report, name: str) -> Iterator[tuple[bool, str]]:
         except UsageError:  # in a file that somebody made
             continue
         if gate.metric == name and gate.field in ("mean", "value", "net"):
-            yield result.verdict == "pass", _limit(gate, result)
+            yield result.verdict, _limit(gate, result)
 
 
 def _limit(gate: Gate, result: GateResult) -> str:
     in_percent = gate.metric in ("top1_agreement", "flips")
     shown = f"{100 * result.limit:.6g} %" if in_percent else f"{result.limit:.6g}"
     value, limit = result.value, result.limit
-    if result.verdict == "pass" or value is None or not (limit > 0 and math.isfinite(limit)):
+    if result.verdict != "fail" or value is None or not (limit > 0 and math.isfinite(limit)):
         return f"limit {shown}"
     return f"limit {shown}: {apart(value / limit, 1, 3)} × that"

@@ -14,6 +14,7 @@ from klcli.render.formats import missing_of
 from klcli.render.headline import headlines
 from klcli.render.models import labels_of
 from klcli.render.numbers import count
+from klcli.render.summary import gate_lines
 from klcli.render.text import keep_start, visible
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
 _BARS, _BAR, _HEIGHT = 60, 6, 60
 """Bars of the small histogram at most, the width of each and the height of all, in pixels."""
-_MOST_WARNINGS, _WARNING = 10, 400
-"""Warnings that a card shows, and the cells of each."""
-_CELL = "text-align:left;padding:2px 12px 2px 0"
+_MOST_WARNINGS, _CELLS = 10, 400
+"""Warnings that a card shows, and the cells of each, or of any other text."""
+_LEFT = "text-align:left;padding:2px 12px 2px 0"
 
 
 class Report(Result):
@@ -104,15 +105,23 @@ def _parts(report: Result) -> Iterator[str]:
     yield f"<p><strong>{escape(verdict + _subject(report))}</strong> · {tokens}</p>"
     yield '<table style="color:inherit">'
     for line in headlines(report):
-        said = escape(", ".join([*line.parts, *(text for _, text in line.limits)]))
-        yield f'<tr><th scope="row" style="{_CELL}">{escape(line.name)}</th>'
-        yield f'<td style="{_CELL}">{said}</td></tr>'
+        yield _row(line.name, ", ".join(line.parts))
+    for gate in gate_lines(report):
+        reason = f": {gate.reason}" if gate.reason else ""
+        yield _row(gate.gate, f"{gate.verdict} {gate.value}{reason}")
     yield "</table>"
     if report.distribution is not None and any(report.distribution.counts):
         yield _histogram(report.distribution)
     for warning in report.warnings[:_MOST_WARNINGS]:
-        message = keep_start(visible(warning.message, keep_spaces=True), _WARNING)
+        message = keep_start(visible(warning.message, keep_spaces=True), _CELLS)
         yield f"<p><em>Warning: {escape(message)}</em></p>"
+
+
+def _row(head: str, said: str) -> str:
+    cells = (escape(keep_start(text, _CELLS)) for text in (head, said))
+    return '<tr><th scope="row" style="{0}">{1}</th><td style="{0}">{2}</td></tr>'.format(
+        _LEFT, *cells
+    )
 
 
 def _histogram(shape: Distribution) -> str:

@@ -92,8 +92,10 @@ def pareto(points: Sequence[Point], theme: Theme = LIGHT) -> str:
     dots = chart_of(rows, _HEIGHT).mark_circle(color=theme.data, size=64, opacity=1)
     ranged = chart_of([row for row in rows if "low" in row], _HEIGHT)
     ranges = ranged.mark_rule(color=theme.data, size=1.5)
-    steps = chart_of([_row(point, frame) for point in frontier(drawn)], _HEIGHT)
-    line = steps.mark_line(color=theme.mark, interpolate="step-after", strokeWidth=1.5)
+    best = [_row(point, frame) for point in frontier(points) if point in drawn]
+    line = chart_of(best, _HEIGHT).mark_line(
+        color=theme.mark, strokeWidth=1.5, interpolate="step-after"
+    )
     labels = list(_labels(drawn, frame))
     names = chart_of(labels, _HEIGHT).mark_text(color=theme.ink, align="left", baseline="middle")
     chart = alt.layer(
@@ -106,12 +108,16 @@ def pareto(points: Sequence[Point], theme: Theme = LIGHT) -> str:
 
 
 def frontier(points: Iterable[Point]) -> list[Point]:
-    """The points that no other beats in both size and KL, the smallest first."""
+    """The points of known KL that no other beats in both size and KL, the smallest first."""
     best: list[Point] = []
-    for point in sorted(points, key=lambda one: (one.bytes, one.kl)):
-        if not best or (point.kl or 0) < (best[-1].kl or 0):
+    for point in sorted(points, key=lambda one: (one.bytes, _kl(one))):
+        if _kl(point) < (_kl(best[-1]) if best else math.inf):
             best.append(point)
     return best
+
+
+def _kl(point: Point) -> float:
+    return math.inf if point.kl is None else point.kl
 
 
 def _frame_of(points: Sequence[Point]) -> _Frame:
@@ -178,7 +184,7 @@ def _words(points: Sequence[Point], drawn: Sequence[Point], named: int) -> Words
     lines = ["On the line: no other candidate is both smaller and closer to the reference"]
     lines += [keep_start(f"Not drawn: {', '.join(others)}", _LINE_OF_TEXT)] if others else []
     lines += ["Names that find no room are left out"] if named < len(drawn) else []
-    best = frontier(drawn)
+    best = frontier(points)
     said = [
         f"{_shown(one.name)}{' *' if one in best else ''}: {one.bytes:,} bytes, {_said(one)}"
         for one in points

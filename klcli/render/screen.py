@@ -3,6 +3,7 @@
 Every number stands under the name by which a gate knows it.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.cells import cell_len
@@ -18,6 +19,7 @@ from klcli.render.layout import alphabet_of, print_compact, print_hanging
 from klcli.render.numbers import count, figure
 from klcli.render.text import visible
 from klcli.render.tokens import print_tokens
+from klcli.render.verdict import STYLES
 from klcli.render.view import View
 from klcli.render.worst import print_worst
 
@@ -27,8 +29,6 @@ _NARROW = 50
 """Cells below which labels have lines of their own."""
 _SHORT = 2
 """Findings, and lines of each, that are shown."""
-_BREAK = " · "
-"""Stands between parts that a line may break between."""
 
 
 def print_screen(report: Report, console: Console, view: View) -> None:
@@ -51,13 +51,19 @@ def print_screen(report: Report, console: Console, view: View) -> None:
 
 
 def _print_headline(one: Headline, console: Console) -> None:
-    limits = [Text(said, "" if is_kept else "bold red") for is_kept, said in one.limits]
+    limits = [Text(said, STYLES[verdict]) for verdict, said in one.limits]
     first, *others = one.parts
-    parts = [Text(first, "bold"), *limits, *map(Text, others)]
+    parts = [_emphasised(first), *limits, *map(Text, others)]
     _print_labelled(one.name, _lines(parts, console), console)
     for warning in one.warnings:
         label = Text.assemble(" " * _content(console), ("! ", "yellow"))
         print_hanging(label, Text(visible(warning, keep_spaces=True)), console)
+
+
+def _emphasised(said: str) -> Text:
+    """A number in bold, without its interval and what it means."""
+    number = re.split(r" [(±]|:", said)[0]
+    return Text.assemble((number, "bold"), said.removeprefix(number))
 
 
 def _print_labelled(name: str, lines: Sequence[Text], console: Console) -> None:
@@ -83,13 +89,12 @@ def _room(console: Console) -> int:
 def _lines(parts: Iterable[Text], console: Console, room: int | None = None) -> list[Text]:
     """Parts in as few lines as they fit in, broken between them and not within."""
     lines: list[Text] = []
-    room = _room(console) if room is None else room
-    for part in parts:
-        spelled = alphabet_of(console).spell_styled(part)
-        if lines and lines[-1].cell_len + len(_BREAK) + spelled.cell_len <= room:
-            lines[-1] = Text.assemble(lines[-1], _BREAK, spelled)
+    alphabet, room = alphabet_of(console), _room(console) if room is None else room
+    for part in map(alphabet.spell_styled, parts):
+        if lines and lines[-1].cell_len + len(alphabet.between) + part.cell_len <= room:
+            lines[-1] = Text.assemble(lines[-1], alphabet.between, part)
         else:
-            lines.append(spelled)
+            lines.append(part)
     return lines
 
 
@@ -124,7 +129,8 @@ def _print_shape(report: Report, console: Console) -> None:
         for field in ("median", "p90", "p99", "max")
         if metric.get(field) is not None
     ]
-    lines = [*_lines(quantiles, console), *_histogram(report, console)]
+    # Two pictures one above the other would run into one.
+    lines = [*_histogram(report, console), *_lines(quantiles, console)]
     if lines:
         _print_labelled(f"{shown} a token", lines, console)
     if (along := _along(report, console)) is not None:

@@ -9,17 +9,14 @@ from rich.text import Text
 from klcli.judge.difference import Difference, difference_of
 from klcli.judge.gate import Verdict
 from klcli.judge.report import Report
-from klcli.render.layout import print_hanging, print_line
+from klcli.render.layout import alphabet_of, print_hanging, print_line
 from klcli.render.models import short_names
 from klcli.render.numbers import count, duration
 from klcli.render.text import keep_start
 
-_LOOKS: dict[Verdict, tuple[str, str]] = {
-    "pass": ("✓", "green"),
-    "fail": ("✗", "bold red"),
-    "inconclusive": ("?", "yellow"),
-}
-"""The mark of each verdict, and its style."""
+_MARKS: dict[Verdict, str] = {"pass": "✓", "fail": "✗", "inconclusive": "?"}
+STYLES: dict[Verdict, str] = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
+"""How what is about a verdict looks."""
 _FOUND: dict[Difference, tuple[str, str]] = {
     "same": ("=", "is the same as"),
     "noise": ("≈", "differs no more than noise from"),
@@ -33,35 +30,39 @@ _LONGEST_NAME = 40
 
 def verdict_text(verdict: Verdict) -> Text:
     """A verdict with its mark: nothing is told by colour alone."""
-    mark, style = _LOOKS[verdict]
-    return Text(f"{mark} {verdict.upper()}", style)
+    return Text(f"{_MARKS[verdict]} {verdict.upper()}", STYLES[verdict])
 
 
 def print_verdict(report: Report, console: Console) -> None:
     """Who differs from whom, by how much text that is known, and how long it took."""
-    said = Text()
-    if report.verdict is not None:
-        said = Text.assemble(verdict_text(report.verdict), "  ")
-    elif report.command == "compare":
-        said = Text(f"{_FOUND[difference_of(report)][0]} ", "bold")
-    said.append(who(report), "bold")
-    measured = " · ".join(extent(report))
-    if said.cell_len + 3 + cell_len(measured) <= console.width:
-        print_line(Text.assemble(said, "   ", measured), console)
+    alphabet = alphabet_of(console)
+    label, said = alphabet.spell_styled(_label(report)), Text(alphabet.spell(who(report)), "bold")
+    measured = alphabet.between.join(extent(report))
+    if label.cell_len + said.cell_len + 3 + cell_len(measured) <= console.width:
+        print_line(Text.assemble(label, said, "   ", measured), console)
     else:
-        print_hanging(Text(), said, console)
+        print_hanging(label, said, console)
         print_hanging(Text("  "), Text(measured), console)
+
+
+def _label(report: Report) -> Text:
+    """The verdict, or without gates a mark for what was found."""
+    if report.verdict is not None:
+        return Text.assemble(verdict_text(report.verdict), "  ")
+    if report.command == "compare":
+        return Text(f"{_FOUND[difference_of(report)][0]} ", "bold")
+    return Text()
 
 
 def print_last_verdict(report: Report, console: Console) -> None:
     """The verdict once more, for whoever sees the end of a log."""
     if report.verdict is None:
         return
-    words = {"pass": "passed", "fail": "failed", "inconclusive": "open"}
+    words = {"pass": "passed", "fail": "failed", "inconclusive": "undecided"}
     many = sum(gate.verdict == report.verdict for gate in report.gates)
-    all_ = count(len(report.gates), "gate")
-    said = f"{who(report)}; {many} of {all_} {words[report.verdict]}"
-    print_hanging(Text(), Text.assemble(verdict_text(report.verdict), "  ", said), console)
+    gates = count(len(report.gates), "gate")
+    said = f"{who(report)}: {many} of {gates} {words[report.verdict]}"
+    print_hanging(_label(report), Text(said), console)
 
 
 def who(report: Report) -> str:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from klcli.judge.report import Outlier, Report
+from klcli.render.alphabet import Alphabet
 from klcli.render.layout import alphabet_of, print_hanging, print_line
 from klcli.render.models import short_names
 from klcli.render.numbers import count, figure
@@ -30,25 +31,27 @@ def print_worst(report: Report, console: Console, most: int) -> None:
         Text.assemble(("Worst tokens", "bold"), f" ({flagged} stand out; --outliers N shows more)"),
         console,
     )
-    labels = [f"  KL {at_least(report, 'kl')}{figure(o.kl)}  " for o in shown]
-    labels = [alphabet_of(console).spell(label) for label in labels]
+    alphabet = alphabet_of(console)
+    bound = alphabet.spell(at_least(report, "kl"))
+    labels = [f"  KL {bound}{figure(outlier.kl)}  " for outlier in shown]
     indent = max(map(cell_len, labels))
+    room = max(console.width - indent, 1)
     for label, outlier in zip(labels, shown, strict=True):
-        context = in_context(outlier, max(console.width - indent, 1), alphabet_of(console))
+        context = in_context(outlier, room, alphabet)
         print_line(Text.assemble(f"{label:<{indent}}", context), console)
-        for expected in _expected(report, outlier, console.width - indent):
+        for expected in _expected(report, outlier, room, alphabet):
             print_line(Text.assemble(" " * indent, expected), console)
     console.print()
 
 
-def _expected(report: Report, outlier: Outlier, room: int) -> list[Text]:
+def _expected(report: Report, outlier: Outlier, room: int, alphabet: Alphabet) -> list[Text]:
     """What each model finds most probable, on one line if that has the room."""
     tops = {"reference": outlier.top_reference, "candidate": outlier.top_candidate}
     names = _brief_names(report)
     said: list[Text] = []
     for most in range(_MOST if room >= _ROOM_FOR_MORE else 1, 0, -1):
         said = [_choices(names[role], top[:most]) for role, top in tops.items() if top]
-        whole = Text("  →  ").join(said)
+        whole = alphabet.spell_styled(Text("  →  ").join(said))
         if whole.cell_len <= room:
             return [whole]
     return [Text.assemble("→ " if place else "", one) for place, one in enumerate(said)]

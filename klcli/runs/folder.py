@@ -273,6 +273,17 @@ def writing(
             run.flush()
 
 
+def check_going_on(folder: Path, known: Mapping[str, Any]) -> None:
+    """Hold a run that was begun in a folder, if one was, against what is known of the new one.
+
+    Raises:
+        SourceError: its manifest is damaged.
+        OutputError: it is another run.
+    """
+    if RUN.is_at(folder):
+        RUN.check_same(folder, RUN.read(folder)["request"], known)
+
+
 def open_run(folder: Path) -> SavedRun:
     """Open a complete run.
 
@@ -293,6 +304,15 @@ def open_run(folder: Path) -> SavedRun:
             table=read_windows(folder, manifest),
             names=_read_names(folder, manifest),
         )
+
+
+def scored_tokens(folder: Path, manifest: Mapping[str, Any]) -> int:
+    """How many tokens a run has scored, be it complete or not.
+
+    Raises:
+        SourceError: a part is missing, truncated or altered.
+    """
+    return sum(len(part.index) for part in _read_parts(folder, manifest))
 
 
 def _begin(

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from klcli import torchrun
-from klcli.errors import UsageError
+from klcli.sources.options import unknown_device
 
 
 def choose_device(name: str) -> str:
@@ -18,9 +18,7 @@ def choose_device(name: str) -> str:
         try:
             return str(torch.device(name))
         except RuntimeError:
-            raise UsageError(
-                f"--device {name!r} is not a device: choose one of auto, cpu, cuda, cuda:N or mps"
-            ) from None
+            raise unknown_device(name) from None
     if torch.cuda.is_available():
         rank = torchrun.local_rank()
         return "cuda" if rank is None else f"cuda:{rank}"

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from klcli.errors import SourceError
 from klcli.sources.given import GivenModel, Spec
 from klcli.storage.manifest import MANIFEST
 
@@ -26,6 +27,14 @@ def kind_of(spec: Spec) -> SourceKind:
     if spec.endswith((".jsonl", ".jsonl.gz")):
         return "top log-probabilities"
     return "logit file" if path.suffix in ARRAY_SUFFIXES else "model"
+
+
+def check_there(spec: str) -> None:
+    """Raise a SourceError where there is no file of that name."""
+    if not Path(spec).is_file():
+        kind = kind_of(spec)
+        what = kind if kind == "logit file" else f"file of {kind}"
+        raise SourceError(f"no {what} at {spec!r}: check the path")
 
 
 def is_base_file(path: Path) -> bool:

@@ -1,12 +1,24 @@
 """Opening what a user named."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 
 from klcli.errors import SourceError, reading
+from klcli.hooks import Hooks
 from klcli.sources import Source
 from klcli.sources.given import GivenLogits, GivenModel, Spec
 from klcli.sources.kinds import SourceKind, kind_of
 from klcli.sources.options import LoadOptions
+
+
+@contextlib.contextmanager
+def told_of_loading(spec: Spec, hooks: Hooks) -> Iterator[None]:
+    """Say that a source is being loaded, and how far its download is if it has to be had first."""
+    from klcli.sources.hf.hub import telling_of_downloads
+
+    hooks.begin(f"loading {spec}")
+    with telling_of_downloads(hooks.begin):
+        yield
 
 
 def open_source(spec: Spec, options: LoadOptions, beside: Source | None = None) -> Source:

@@ -1,5 +1,6 @@
 """How a source is opened, and recorded, as the options say it."""
 
+import re
 from dataclasses import dataclass
 
 from klcli.choices import (
@@ -11,6 +12,12 @@ from klcli.choices import (
     at_least,
     check_fields,
 )
+from klcli.errors import UsageError
+
+DEVICE = re.compile(
+    r"auto|(cpu|cuda|mps|xpu|hpu|ipu|npu|mtia|maia|hip|xla|ve|vulkan|meta|privateuseone)(:\d+)?"
+)
+"""The devices of torch, by their names: to ask torch itself would be to load it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +50,20 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not DEVICE.fullmatch(self.device):
+            raise unknown_device(self.device)
 
     @property
     def paths(self) -> list[str]:
         """What is read besides the source itself."""
         return [path for path in (self.token_ids, self.tokenizer, self.adapter) if path]
+
+
+def unknown_device(name: str) -> UsageError:
+    """What to say of a name that is no device's."""
+    return UsageError(
+        f"--device {name!r} is not a device: choose one of auto, cpu, cuda, cuda:N or mps"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ there. One process at a time writes to a folder, kept apart by a lock that dies 
 import contextlib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -146,7 +147,17 @@ class FolderFormat:
             OutputError: it was another request.
         """
         manifest = self.read(folder)
-        before = manifest["request"]
+        self.check_same(folder, manifest["request"], request)
+        return manifest
+
+    def check_same(
+        self, folder: Path, before: Mapping[str, Any], request: Mapping[str, Any]
+    ) -> None:
+        """Hold what a folder was begun with against what is asked for now, or as much as is known.
+
+        Raises:
+            OutputError: something is different.
+        """
         was, now = _flat(before), _flat(request)
         if changed := [name for name in now if name not in was or was[name] != now[name]]:
             shown = ", ".join(f"{n} was {was.get(n, 'not noted')} and is {now[n]}" for n in changed)
@@ -154,7 +165,6 @@ class FolderFormat:
                 f"{folder} holds another {self.noun} ({shown}): repeat the command that made it, "
                 "or choose another folder" + _advice(changed, was)
             )
-        return manifest
 
     def check_place(self, folder: Path) -> None:
         """Find out before the long work whether a folder can be written to.
@@ -168,6 +178,9 @@ class FolderFormat:
             raise OutputError(f"{cannot}: it is a file; name a folder")
         if not folder.exists() and not folder.parent.is_dir():
             raise OutputError(f"{cannot}: there is no folder {folder.parent}")
+        written = folder if folder.exists() else folder.parent
+        if not os.access(written, os.W_OK):
+            raise OutputError(f"{cannot}: {written} is write-protected")
         names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
         if MANIFEST in names:
             self.read(folder)

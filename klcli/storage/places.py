@@ -31,3 +31,22 @@ def check_apart(what: str, output: str, inputs: Iterable[str]) -> None:
             raise UsageError(
                 f"{given}, an input of this run, lies in {what} {output}: choose another place"
             )
+
+
+def obstacle_to(target: Path) -> str | None:
+    """Why a file cannot be written, as far as can be seen without trying; None if nothing is."""
+    folder = target.parent
+    if target.is_dir():
+        return "it is a folder"
+    if not folder.is_dir():
+        return f"there is no folder {folder}; make it first"
+    if target.exists() and not os.access(target, os.W_OK):
+        return "it is write-protected"
+    if not is_special(target) and not os.access(folder, os.W_OK):
+        return f"the folder {folder} is write-protected"
+    return None
+
+
+def is_special(path: Path) -> bool:
+    """Whether it is a pipe or a device, which cannot be put in place by renaming."""
+    return path.exists() and not path.is_file() and not path.is_dir()

@@ -1,5 +1,6 @@
 """Bad input: one clear message, the right exit code, no traceback, nothing half-written."""
 
+import importlib.util
 import os
 import pickle
 import subprocess
@@ -110,8 +111,8 @@ def test_two_logit_files_without_tokens_still_have_a_divergence(
             np.save(tmp_path / f"{name}.npy", saved["logits"])
     done = klcli("compare", tmp_path / "reference.npy", tmp_path / "candidate.npy")
     assert done.code == 0
-    assert "0.001014" in done.out
-    assert "does not say which tokens" in " ".join(done.err.split())
+    assert "kl                0.00101" in done.out
+    assert "does not say which tokens" in " ".join(done.out.split())
 
 
 class Trap:
@@ -152,6 +153,30 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     (tmp_path / "folder.json").mkdir()
     done = klcli("compare", "no-model", "none", "none.txt", "--output", tmp_path / output)
     assert_refused(done, code, says)
+
+
+@pytest.mark.parametrize(
+    ("output", "module", "extra"),
+    [
+        ("kl.svg", "vl_convert", "html"),
+        ("kl.png", "altair", "html"),
+        ("tokens.parquet", "pyarrow", "parquet"),
+    ],
+)
+def test_an_output_whose_package_is_missing_is_refused_before_the_work(
+    klcli: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    output: str,
+    module: str,
+    extra: str,
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == module else find_spec(name)
+    )
+    done = klcli("compare", "no-model", "none", "none.txt", "--output", tmp_path / output)
+    assert_refused(done, 2, f"needs {module}: pip install 'klcli[{extra}]'")
 
 
 def test_an_error_leaves_no_output_behind(klcli: Run, reference: Path, tmp_path: Path) -> None:
@@ -204,17 +229,24 @@ def test_a_reader_that_leaves_is_no_error(
     assert process.wait() == code
 
 
-def test_a_console_of_another_alphabet_is_no_error(
-    reference: Path, candidate: Path, corpus: Path
+@pytest.mark.parametrize(
+    ("encoding", "words", "says"),
+    [
+        ("ascii", ["--limit", "1", "--details"], "KL(reference || candidate), in nats"),
+        ("ascii", ["--context", "0\u2016"], "'0||'"),
+        ("cp1252", ["--help"], "KL(REFERENCE||CANDIDATE) in nats"),
+    ],
+)
+def test_a_console_of_another_alphabet_is_shown_what_it_has(
+    reference: Path, candidate: Path, corpus: Path, encoding: str, words: list[str], says: str
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "klcli", "compare", reference, candidate, corpus, "--limit", "1"],
+        [sys.executable, "-m", "klcli", "compare", reference, candidate, corpus, *words],
         capture_output=True,
         check=False,
-        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        env=os.environ | {"PYTHONIOENCODING": encoding},
     )
-    assert done.returncode == 0, done.stderr
-    assert b"KL(reference" in done.stdout
+    assert says in " ".join((done.stdout + done.stderr).decode(encoding).split())
 
 
 INTERRUPTED = """

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import parquet
 
 from tests.running import Run
 
@@ -26,10 +27,14 @@ def figures(fixtures: Path) -> dict[str, Any]:
 def test_two_models_and_a_text_make_a_table(
     klcli: Run, reference: Path, candidate: Path, corpus: Path
 ) -> None:
-    done = klcli("compare", reference, candidate, corpus, "--context", "64")
+    command = ("compare", reference, candidate, corpus, "--context", "64")
+    done = klcli(*command)
     assert done.code == 0
-    assert done.err == ""
-    assert "KL(ref ‖ cand)        0.001014" in done.out
+    assert done.err.startswith("3,584 tokens in ")
+    assert done.err.count("\n") == 1
+    assert done.out.startswith("≠ candidate differs from reference ")
+    assert "kl                0.001014 ± 0.000097 nats" in done.out
+    assert "KL(ref ‖ cand)        0.001014" in klcli(*command, "--details").out
     assert max(map(len, done.out.splitlines())) <= 80
     assert "\x1b" not in done.out
 
@@ -163,7 +168,7 @@ def test_one_model_at_two_dtypes_is_one_command(klcli: Run, reference: Path, cor
 def test_several_outputs_are_written_in_one_run(
     klcli: Run, reference: Path, candidate: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    names = ["run.json", "tokens.csv", "tokens.jsonl", "run.md"]
+    names = ["run.json", "tokens.csv", "tokens.jsonl", "run.md", "tokens.parquet", "kl.svg"]
     outputs = [part for name in names for part in ("--output", tmp_path / name)]
     done = klcli("compare", reference, candidate, corpus, "--limit", "2", *outputs)
     assert done.code == 0
@@ -173,6 +178,11 @@ def test_several_outputs_are_written_in_one_run(
     assert len(lines) == report["counts"]["tokens"]
     mean = math.fsum(json.loads(line)["kl"] for line in lines) / len(lines)
     assert mean == pytest.approx(report["metrics"]["kl"]["mean"])
+    assert parquet.read_metadata(tmp_path / "tokens.parquet").num_rows == len(lines)
+
+    done = klcli("report", tmp_path / "run.json", "--output", tmp_path / "again.svg")
+    assert done.code == 0
+    assert (tmp_path / "again.svg").read_bytes() == (tmp_path / "kl.svg").read_bytes()
 
 
 def test_tokens_all_lists_every_token(

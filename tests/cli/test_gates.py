@@ -34,7 +34,9 @@ def test_a_gate_that_fails_exits_3_with_all_outputs_written(
     assert [gate["verdict"] for gate in report["gates"]] == ["pass", "fail"]
 
 
-@pytest.mark.parametrize("gate", ["kld<=1", "kl.p42<=1", "kl<1", "perplexity<=3", ""])
+@pytest.mark.parametrize(
+    "gate", ["kld<=1", "kl.p42<=1", "kl=1", "top1_agreement>=98", "perplexity<=3", ""]
+)
 def test_an_unknown_gate_exits_2_before_any_work(klcli: Run, gate: str) -> None:
     done = klcli("compare", "no-such-model", "none", "none.txt", "--gate", gate)
     assert done.code == 2
@@ -55,7 +57,7 @@ def test_nan_in_logits_fails_a_gate_until_it_is_allowed(
     )  # fmt: skip
     done = klcli(*arguments)
     assert done.code == 3
-    assert "1 of 3584 tokens are left out" in " ".join(done.err.split())
+    assert "1 of 3584 tokens are left out" in " ".join(done.out.split())
     assert klcli(*arguments, "--allow-excluded").code == 0
 
 

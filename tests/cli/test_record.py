@@ -144,7 +144,9 @@ def test_the_summary_is_on_stderr_and_counts_what_is_new(
     first = klcli(*arguments)
     size = sum(map(len, files_of(tmp_path / "rec").values()))
     summary = f"{tmp_path / 'rec'}: hidden, 128 tokens (128 new), {size:,} bytes\n"
-    assert (first.code, first.out, first.err) == (0, "", summary)
+    scored, first_summary = first.err.splitlines(keepends=True)
+    assert (first.code, first.out, first_summary) == (0, "", summary)
+    assert scored.startswith("128 tokens in ")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "rec").glob("*.*")}
     again = klcli(*arguments)
     assert (again.code, again.out, again.err) == (0, "", summary.replace("(128 new)", "(0 new)"))
@@ -171,7 +173,7 @@ def test_a_head_that_does_not_stand_alone_is_a_warning_with_its_reason(
     refused = klcli(*arguments, "--kind", "hidden")
     assert_refused(refused, 1, "--kind hidden:", "does not stand alone", "--kind logits")
     assert not (tmp_path / "rec").exists()
-    warning, summary = klcli(*arguments).err.splitlines()
+    _, warning, summary = klcli(*arguments).err.splitlines()
     assert warning.startswith("Warning: the logits are recorded, for the output head does not")
     assert "nats" in warning
     assert ": logits, 128 tokens" in summary
@@ -262,7 +264,7 @@ def test_a_folder_that_is_write_protected_is_an_error(
         pytest.skip("nothing is write-protected to root")
     (tmp_path / "locked").mkdir(mode=0o500)
     done = klcli("record", reference, corpus, "-o", tmp_path / "locked" / "rec", *WINDOWS)
-    assert_refused(done, 1, "cannot write to", "Permission denied")
+    assert_refused(done, 1, "cannot write the recording to", "is write-protected")
 
 
 def test_only_a_model_can_be_recorded(

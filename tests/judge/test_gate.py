@@ -1,12 +1,16 @@
 """Gates: pass means the comparison is true."""
 
+import contextlib
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from klcli.errors import UsageError
-from klcli.judge.gate import Gate, GateResult, Rules, judge, overall, parse_gate
-from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
+from klcli.judge.gate import Gate, GateResult, Rules, judge, overall
+from klcli.judge.grammar import parse_gate
+from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
 
 
 def parse(text: str) -> Gate:
@@ -31,6 +35,12 @@ def verdict(
         ("top1_agreement>=.98", "top1_agreement", "value", ">=", 0.98),
         ("perplexity_ratio.ci_high<=1.01", "perplexity_ratio", "ci_high", "<=", 1.01),
         ("flips.net>=-0.001", "flips", "net", ">=", -0.001),
+        ("kl<0.01", "kl", "mean", "<", 0.01),
+        ("kl.p99 > 1", "kl", "p99", ">", 1.0),
+        ("top1_agreement>=98%", "top1_agreement", "value", ">=", 0.98),
+        ("tv <= 1.1 %", "tv", "mean", "<=", 0.011),
+        ("ppl_ratio<=102%", "perplexity_ratio", "value", "<=", 1.02),
+        ("ppl_candidate<20", "perplexity_candidate", "value", "<", 20.0),
     ],
 )
 def test_gates_are_read(text: str, metric: str, field: str, operator: str, limit: float) -> None:
@@ -43,7 +53,6 @@ def test_gates_are_read(text: str, metric: str, field: str, operator: str, limit
     [
         ("", "is not a gate"),
         ("kl", "is not a gate"),
-        ("kl<0.01", "is not a gate"),
         ("kl==0", "is not a gate"),
         ("kl<=", "is not a gate"),
         ("kl<=many", "is not a gate"),
@@ -54,7 +63,24 @@ def test_gates_are_read(text: str, metric: str, field: str, operator: str, limit
         ("kl<=0x1", "is not a gate"),
         ("kl<=inf", "is not a gate"),
         ("kl<=0.01 or so", "is not a gate"),
-        ("kld<=0.01", "unknown metric 'kld'"),
+        ("kl<=%", "is not a gate"),
+        ("kl<=1%%", "is not a gate"),
+        ("kl=<0.01", "did you mean 'kl<=0.01'"),
+        ("kl=>0.01", "did you mean 'kl>=0.01'"),
+        ("kl = 0.01", "did you mean 'kl<=0.01'"),
+        ("top1_agreement=0.9", "did you mean 'top1_agreement>=0.9'"),
+        ("kl≤0.01", "did you mean 'kl<=0.01'"),
+        ("kl<=1.1 * baseline", r"did you mean 'kl<=1\.1\*baseline'"),
+        ("k l<=1", "did you mean 'kl<=1'"),
+        ("kld<=0.01", "unknown metric 'kld'; did you mean 'kl'"),
+        ("KL<=0.01", "did you mean 'kl'"),
+        ("kl.p9<=0.01", "no field 'p9'; did you mean 'p9"),
+        ("ppl<=24", "which perplexity"),
+        ("perplexity<=24", "which perplexity"),
+        ("top1_agreement>=98", "write 98% or 0.98"),
+        ("flips.net>=-2", "write -2% or -0.02"),
+        ("tv<=101%", r"never above 100%"),
+        ("tv<=1000", r"never above 100%"),
         ("kl.p98<=0.01", "no field 'p98'"),
         ("flips<=0", "several numbers"),
     ],
@@ -86,6 +112,42 @@ def test_a_gate_of_perplexity_is_unknown_to_compare_and_the_other_way_round() ->
 )
 def test_the_point_estimate_decides(text: str, value: float | None, expected: str) -> None:
     assert verdict(text, value).verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "verdicts"),
+    [("kl<1", ["pass", "fail", "fail"]), ("kl<=1", ["pass", "pass", "fail"]),
+     ("kl>1", ["fail", "fail", "pass"]), ("kl>=1", ["fail", "pass", "pass"])],
+)  # fmt: skip
+def test_a_strict_limit_is_not_reached_by_the_limit_itself(text: str, verdicts: list[str]) -> None:
+    assert [verdict(text, value).verdict for value in (0.5, 1.0, 1.5)] == verdicts
+
+
+@given(
+    st.sampled_from([(m, f) for m, fields in COMPARE_METRICS.items() for f in fields]),
+    st.sampled_from(["<=", ">=", "<", ">"]),
+    st.floats(-1, 1, allow_subnormal=False),
+    st.sampled_from(["", "*baseline"]),
+)
+def test_what_is_written_is_what_is_read(
+    number: tuple[str, str], operator: str, limit: float, of: str
+) -> None:
+    text = f"{number[0]}.{number[1]}{operator}{limit!r}{of}"
+    gate = parse(text)
+    assert (gate.metric, gate.field, gate.operator, gate.limit) == (*number, operator, limit)
+    assert (gate.text, gate.relative) == (text, bool(of))
+
+
+@given(st.text(alphabet="kl.mean<>=%*baseline 019-e±\u0661", max_size=30))
+def test_any_other_text_is_a_gate_or_a_usage_error(text: str) -> None:
+    with contextlib.suppress(UsageError):
+        assert math.isfinite(parse(text).limit)
+
+
+def test_numbers_that_are_not_shares_of_a_share_may_be_large() -> None:
+    assert parse("flips.lost<=30").limit == 30
+    assert parse("overlap_5.n_eff>=100").limit == 100
+    assert parse_gate("ppl<=24", PERPLEXITY_METRICS).metric == "perplexity"
 
 
 def test_what_is_not_known_fails_and_says_so() -> None:

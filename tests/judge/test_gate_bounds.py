@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from klcli.judge.gate import Gate, GateResult, Rules, judge, parse_gate
+from klcli.judge.gate import Gate, GateResult, Rules, judge
+from klcli.judge.grammar import parse_gate
 from klcli.judge.intervals import Metric
+from klcli.judge.metrics import COMPARE_METRICS
 from klcli.judge.sequential import decide
-from klcli.judge.statistics import COMPARE_METRICS
 from klcli.judge.until import Until
 from tests.judge.test_until import TABLE
 

@@ -12,18 +12,11 @@ import pytest
 
 from klcli.errors import UsageError
 from klcli.judge.clusters import Clusters
-from klcli.judge.gate import (
-    Baseline,
-    Gate,
-    GateResult,
-    Rules,
-    interval_fields,
-    judge,
-    overall,
-    parse_gate,
-)
+from klcli.judge.gate import Baseline, Gate, GateResult, Rules, interval_fields, judge, overall
+from klcli.judge.grammar import parse_gate
 from klcli.judge.intervals import Metric
-from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS, mean_metric
+from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
+from klcli.judge.statistics import mean_metric
 
 KL: Metric = {
     "mean": 0.5, "ci_low": 0.4, "ci_high": 0.7, "p99": 2.0, "p99_low": 1.5, "p99_high": 3.0

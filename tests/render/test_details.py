@@ -177,7 +177,7 @@ def test_flips_are_left_out_where_no_token_is_known() -> None:
 
 def test_a_failed_gate_never_reads_like_a_passed_one() -> None:
     report = compare_report(gates=[gate("kl<=0.01", 0.01000001, 0.01)], verdict="fail")
-    assert "✗ FAIL  kl<=0.01  0.01000001\n" in on_terminal(report)
+    assert "✗ FAIL  kl<=0.01  0.01000001  limit 0.01, 0.0001 % over\n" in on_terminal(report)
 
 
 def test_warnings_are_wrapped_under_their_text() -> None:

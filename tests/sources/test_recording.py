@@ -643,10 +643,10 @@ def test_what_was_recorded_is_not_run_again(
 
     with pytest.raises(SourceError, match="out of memory"):
         make(live(), short, tmp_path, batch_tokens=33, progress=tell)
-    assert told == [(33, 99), (66, 99)]
+    assert told == [(0, 99), (33, 99), (66, 99)]
     done = make(live(), short, tmp_path, batch_tokens=33, progress=lambda *now: told.append(now))
     assert (done.rows_before, done.rows) == (66, 99)
-    assert told[2:] == [(99, 99)]
+    assert told[3:] == [(66, 99), (99, 99)]
 
 
 def test_a_shard_that_does_not_fit_is_not_half_there(

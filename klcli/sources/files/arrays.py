@@ -23,6 +23,7 @@ from klcli.choices import RowKind, ValueKind
 from klcli.errors import SourceError
 from klcli.sources.files.array_windows import check_tokens, windows_of
 from klcli.sources.files.sums import find_wrong_sum
+from klcli.sources.kinds import check_there
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import FILE_BYTES, block_rows, spans
 from klcli.sources.stored import FileSource, Origin
@@ -132,10 +133,8 @@ def open_arrays(spec: str, options: LoadOptions) -> ArraySource:
     Raises:
         SourceError: it is missing, broken, holds a pickle, or its arrays do not fit together.
     """
-    path = Path(spec)
-    if not path.is_file():
-        raise SourceError(f"no logit file at {spec!r}: check the path")
-    file = OpenedFile(path)
+    check_there(spec)
+    file = OpenedFile(Path(spec))
     arrays = _open_arrays(file)
     values, kind = _find_values(spec, arrays, options)
     check_values(spec, values)

@@ -125,6 +125,8 @@ def _write_records(
     plan = plan_batches(table.windows, batch_tokens)
     batches = [[table.windows[number] for number in batch] for batch in plan]
     done = 0
+    if progress is not None:
+        progress(done, table.tokens)
     for rows in source.rows(batches):
         if rows.kind != "logits":
             raise SourceError(f"{source.name} gives {rows.kind}, not logits: give a model")

@@ -18,6 +18,7 @@ from klcli.errors import SourceError
 from klcli.sources import UNBOUNDED
 from klcli.sources.files.positions import Position, listed_at_most, read_positions
 from klcli.sources.files.rounding import rounding_of
+from klcli.sources.kinds import check_there
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import LARGEST_BLOCK, Rows, TopBlock
 from klcli.sources.stored import FileSource
@@ -118,8 +119,7 @@ def open_top_logprobs(spec: str, options: LoadOptions) -> TopLogprobsSource:
     Raises:
         SourceError: it is missing, a line is not of that shape, or a position is missing.
     """
-    if not Path(spec).is_file():
-        raise SourceError(f"no file of top log-probabilities at {spec!r}: check the path")
+    check_there(spec)
     file = OpenedFile(Path(spec))
     return TopLogprobsSource(spec, read_positions(spec), file, load_vocabulary(options))
 

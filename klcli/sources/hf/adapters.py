@@ -2,47 +2,22 @@
 
 import re
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from klcli.errors import Notice, SourceError, gist
-from klcli.sources.hf.intact import check_weight_file, read_object
-
-ADAPTER_CONFIG = "adapter_config.json"
-WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-"""The files that peft looks for, the first of them that is there."""
-
-
-def is_adapter(spec: str) -> bool:
-    """Whether a path is a folder with an adapter, and without a model of its own."""
-    folder = Path(spec)
-    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
-
-
-def base_of(folder: str) -> str:
-    """The model that an adapter was trained on: a folder or a Hub id.
-
-    Raises:
-        SourceError: its config does not say.
-    """
-    path = Path(folder) / ADAPTER_CONFIG
-    base = read_object(path).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        raise SourceError(f"{path} does not name a base model: give MODEL and --adapter {folder}")
-    return base
+from klcli.sources.hf.adapter_files import ADAPTER_CONFIG, adapter_settings, weights_of
+from klcli.sources.hf.intact import check_weight_file
 
 
 def apply_adapter(spec: str, model: Any, folder: str) -> list[Notice]:
     """Put an adapter on a model, not merged: its layers add to those of the base.
 
     Raises:
-        SourceError: peft is missing, or the adapter does not fit this model.
+        SourceError: the adapter does not fit this model.
     """
-    if find_spec("peft") is None:
-        raise SourceError(f"{folder} is an adapter: pip install 'klcli[peft]' to run it")
     import peft
 
     config, weights = _config_of(folder), _weights_of(folder)
@@ -70,9 +45,7 @@ def _config_of(folder: str) -> Any:
     import peft
 
     path = Path(folder) / ADAPTER_CONFIG
-    if not path.is_file():
-        raise SourceError(f"{folder} is not an adapter: it has no {ADAPTER_CONFIG}")
-    kind = read_object(path).get("peft_type")
+    kind = adapter_settings(folder).get("peft_type")
     if kind not in list(peft.PeftType):
         raise SourceError(f"{path} names no kind of adapter that peft knows (peft_type is {kind})")
     config = peft.PeftConfig.from_pretrained(folder)
@@ -87,9 +60,7 @@ def _weights_of(folder: str) -> Any:
     """The weights of an adapter, by their names."""
     import peft
 
-    found = next((path for name in WEIGHTS if (path := Path(folder) / name).is_file()), None)
-    if found is None:
-        raise SourceError(f"the adapter {folder} has no weights ({' or '.join(WEIGHTS)})")
+    found = weights_of(folder)
     check_weight_file(found)
     weights = peft.load_peft_weights(folder, device="cpu")
     if not weights:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from klcli.errors import MEMORY_RAN_OUT, Notice, SourceError, gist, is_out_of_memory
-from klcli.sources.hf.adapters import ADAPTER_CONFIG, base_of, is_adapter
-from klcli.sources.hf.intact import WEIGHTS, check_folder, weight_files
+from klcli.sources.hf.adapter_files import ADAPTER_CONFIG, base_of, check_adapter, is_adapter
+from klcli.sources.hf.hub import not_on_hub, nowhere
+from klcli.sources.hf.intact import WEIGHTS, check_folder, check_model_type, weight_files
 from klcli.sources.options import LoadOptions
 from klcli.storage.files import FileState, state_of
 
@@ -40,7 +39,15 @@ class Checkpoint:
         return "gguf_file" in self.arguments
 
     def config(self) -> Any:
-        """Its config, as transformers reads it."""
+        """Its config, as transformers reads it.
+
+        Raises:
+            SourceError: it is of a kind that transformers does not know.
+        """
+        import transformers
+
+        if Path(self.place).is_dir():
+            check_model_type(Path(self.place))
         return transformers.AutoConfig.from_pretrained(self.place, **self.arguments)
 
     def not_read(self) -> list[Notice]:
@@ -105,6 +112,8 @@ def locate(spec: str, options: LoadOptions) -> Checkpoint:
     if is_adapter(spec):
         adapter, spec = spec, _base_here(spec)
     place, gguf = _locate(spec)
+    if adapter is not None:
+        check_adapter(adapter)
     shared = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     return Checkpoint(place, shared | gguf, adapter)
 
@@ -167,15 +176,11 @@ def loading(spec: str) -> Iterator[None]:
 
 def _not_there(spec: str, error: OSError) -> str:
     """What to say where a file, or a model of the Hub, could not be read."""
-    nowhere = f"could be had from the Hub or its cache ({gist(error)})"
     if not Path(spec).exists():
-        return (
-            f"cannot load {spec!r}: it is not a file or folder here, and no model of that name "
-            f"{nowhere}"
-        )
+        return nowhere(spec, error)
     if is_adapter(spec) and not Path(base := base_of(spec)).exists():
         return (
             f"the adapter {spec} is for {base!r}, which is not here, and no model of that name "
-            f"{nowhere}: give MODEL and --adapter {spec}"
+            f"{not_on_hub(error)}: give MODEL and --adapter {spec}"
         )
     return f"cannot load {spec}: {gist(error)}"

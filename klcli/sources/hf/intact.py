@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import transformers
 
 from klcli.errors import SourceError, gist
 
@@ -76,7 +75,16 @@ def check_folder(folder: Path) -> None:
             f"{path} does not say which model it is of (model_type): restore it, or download it "
             "again"
         )
-    if kind not in transformers.CONFIG_MAPPING:
+
+
+def check_model_type(folder: Path) -> None:
+    """Raise a SourceError where transformers does not know the kind of model in a folder."""
+    import transformers
+
+    path = folder / "config.json"
+    settings = read_object(path)
+    kind = settings.get("model_type")
+    if "auto_map" not in settings and kind not in transformers.CONFIG_MAPPING:
         raise SourceError(
             f"{path} is of a {kind!r} model, which transformers {transformers.__version__} does "
             "not know: correct model_type, or pip install --upgrade transformers"
@@ -117,7 +125,7 @@ def check_weight_file(path: Path) -> None:
     reason = ""
     if path.suffix == ".safetensors":
         try:
-            with safetensors.safe_open(path, framework="pt"):
+            with safetensors.safe_open(path, framework="numpy"):
                 pass
         except safetensors.SafetensorError as error:
             reason = gist(error)

@@ -6,10 +6,10 @@ import io
 import logging
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any
 
-import tqdm
 import transformers
+
+from klcli.sources.hf.hub import no_bars
 
 
 @contextlib.contextmanager
@@ -21,7 +21,7 @@ def quiet_transformers() -> Iterator[None]:
     own.disable_progress_bar()
     try:
         # What a library prints would stand in the midst of a report.
-        with _only_errors(), _no_bars(), contextlib.redirect_stdout(io.StringIO()):
+        with _only_errors(), no_bars(), contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         own.set_verbosity(verbosity)
@@ -43,18 +43,3 @@ def _only_errors() -> Iterator[None]:
         logging.disable(before)
         if others:
             others.enable("compressed_tensors")
-
-
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """Some libraries show their bars whatever the environment says."""
-    own = tqdm.tqdm.__init__
-
-    def disabled(bar: Any, *arguments: Any, **options: Any) -> None:
-        own(bar, *arguments, **options | {"disable": True})
-
-    tqdm.tqdm.__init__ = disabled
-    try:
-        yield
-    finally:
-        tqdm.tqdm.__init__ = own

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from klcli.choices import RecordingKind, Task
+from klcli.errors import SourceError
 from klcli.sources.slow_tokenizer import read_backend
 from klcli.storage import schema, tables
 from klcli.storage.manifest import (
@@ -101,6 +102,21 @@ def shard_name(number: int) -> str:
 def rows_in(manifest: Mapping[str, Any]) -> int:
     """How many rows are recorded so far."""
     return sum(shard["rows"] for shard in manifest["shards"])
+
+
+def read_complete(folder: Path) -> dict[str, Any]:
+    """The manifest of a complete recording.
+
+    Raises:
+        SourceError: it is incomplete, damaged, foreign or of another version.
+    """
+    manifest = RECORDING.read(folder)
+    if not manifest["complete"]:
+        raise SourceError(
+            f"{folder} is incomplete ({rows_in(manifest):,} of {manifest['rows']:,} rows): run "
+            "the same klcli record again, and it goes on from there"
+        )
+    return manifest
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:

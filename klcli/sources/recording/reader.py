@@ -13,7 +13,7 @@ from klcli.sources import Source
 from klcli.sources.devices import choose_device
 from klcli.sources.head import Head
 from klcli.sources.options import LoadOptions
-from klcli.sources.recording.format import HEAD, RECORDING, TENSORS, rows_in, shard_name
+from klcli.sources.recording.format import HEAD, TENSORS, read_complete, shard_name
 from klcli.sources.rows import HeadRows, Rows, TopBlock, block_rows, spans
 from klcli.sources.slow_tokenizer import read_backend
 from klcli.sources.stored import StoredSource
@@ -198,12 +198,7 @@ def open_recording(spec: str, options: LoadOptions) -> RecordingSource:
     """
     folder = Path(spec)
     manifest_file = OpenedFile(folder / MANIFEST)
-    manifest = RECORDING.read(folder)
-    if not manifest["complete"]:
-        raise SourceError(
-            f"{spec} is incomplete ({rows_in(manifest):,} of {manifest['rows']:,} rows): run "
-            "the same klcli record again, and it goes on from there"
-        )
+    manifest = read_complete(folder)
     return RecordingSource(folder, manifest, manifest_file, choose_device(options.device))
 
 

@@ -234,6 +234,8 @@ def _record_rows(
     first = int(np.searchsorted(ends, done, side="right"))
     position = int(ends[first - 1]) if first else 0
     pending = _Pending(folder, manifest)
+    if progress is not None:
+        progress(position, table.tokens)
     for rows in source.rows(batches[first:]):
         for start in range(0, len(rows), rows.size):
             stop = min(start + rows.size, len(rows))

@@ -1,0 +1,155 @@
+"""What is found out before anything is loaded: from what is asked for, and a look at the files.
+
+torch alone takes seconds to load, a model up to minutes. Whatever is wrong with a command is said
+before that. Nothing here loads torch or transformers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from klcli import torchrun
+from klcli.align.checks import check_options
+from klcli.align.files import refuse_text, refuse_window_options
+from klcli.errors import OutputError, SourceError, UsageError
+from klcli.judge.baseline import BaselineRun
+from klcli.judge.saved import open_baseline
+from klcli.measure.shard import WHOLE
+from klcli.request import Measurement, Recording
+from klcli.runs.folder import check_going_on
+from klcli.runs.format import RUN
+from klcli.sources.checks import check_model, check_source
+from klcli.sources.kinds import kind_of
+from klcli.sources.recording.format import RECORDING
+from klcli.storage.places import obstacle_to
+from klcli.text.corpus import Corpus, read_corpora
+
+NO_CORPUS = "name a CORPUS: a text file, or - for stdin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What has been read by then: the texts, which stdin gives only once, and the baseline."""
+
+    corpora: Sequence[Corpus]
+    baseline: BaselineRun | None = None
+
+
+def check_measurement(request: Measurement, world: int) -> Inputs:
+    """Look at all that ``compare`` or ``perplexity`` shall read and write; ``world`` ranks do.
+
+    Raises:
+        KlcliError: an input is missing, cannot be read or does not apply, or there is no place for
+            the run.
+    """
+    _check_ranks(request, world)
+    _check_text(request)
+    _check_noise_floor(request)
+    run = request.keeping.run
+    if run is not None:
+        RUN.check_place(Path(run))
+        check_going_on(Path(run), _known(request))
+    corpora = read_corpora(request.corpora, request.scope.split)
+    _check_sources(request)
+    baseline = open_baseline(request.limits.baseline)
+    if baseline is not None:
+        baseline.check_command("compare" if len(request.specs) == 2 else "perplexity")
+    return Inputs(corpora=corpora, baseline=baseline)
+
+
+def check_recording(request: Recording) -> Inputs:
+    """Look at all that ``record`` shall read and write.
+
+    Raises:
+        KlcliError: an input is missing or cannot be read, or the output cannot be written.
+    """
+    if torchrun.world_size() > 1:
+        raise UsageError("a recording is made by one process: run klcli record without torchrun")
+    if not request.corpora:
+        raise UsageError(NO_CORPUS)
+    output = Path(request.output)
+    if not request.is_base_file:
+        RECORDING.check_place(output)
+    elif obstacle := obstacle_to(output):
+        raise OutputError(f"cannot write {output}: {obstacle}")
+    if request.load.task != "auto":
+        check_options(str(request.model), request.load.task, request.scope)
+    corpora = read_corpora(request.corpora, request.scope.split)
+    if isinstance(request.model, str):
+        check_model(request.model, request.load)
+    return Inputs(corpora=corpora)
+
+
+def check_layers(request: Measurement) -> Inputs:
+    """Look at all that ``layers`` shall read: two models, and a text.
+
+    Raises:
+        KlcliError: an input is missing, is not a model, or cannot be read.
+    """
+    if torchrun.world_size() > 1:
+        raise UsageError("klcli layers runs in one process: run it without torchrun")
+    for spec in request.specs:
+        if (kind := kind_of(spec)) != "model":
+            raise SourceError(
+                f"{spec} is a {kind}, which does not hold what is between the layers of a model: "
+                "give the model itself"
+            )
+    _check_text(request)
+    corpora = read_corpora(request.corpora, request.scope.split)
+    _check_sources(request)
+    return Inputs(corpora=corpora)
+
+
+def _check_sources(request: Measurement) -> None:
+    for spec, load in zip(request.specs, request.loads, strict=True):
+        check_source(spec, load)
+
+
+def _check_ranks(request: Measurement, world: int) -> None:
+    for option, given in (("until", request.stopping.until), ("shard", request.keeping.shard)):
+        if world > 1 and given is not None:
+            raise UsageError(f"--{option} does not go with torchrun: leave one out")
+
+
+def _check_text(request: Measurement) -> None:
+    """Models need a text. Files bring their tokens, and can take a text if a tokenizer is known."""
+    kinds = {str(spec): kind_of(spec) for spec in request.specs}
+    files = [name for name, kind in kinds.items() if kind != "model"]
+    if not files and not request.corpora:
+        raise UsageError(NO_CORPUS)
+    if files:
+        refuse_window_options(files[0], request.scope)
+    has_tokenizer = {"model", "recording"} & set(kinds.values()) or any(
+        load.tokenizer is not None for load in request.loads
+    )
+    if request.corpora and not has_tokenizer:
+        refuse_text(files[0])
+    task = request.loads[0].task
+    if task != "auto" and not files:
+        check_options(str(request.specs[0]), task, request.scope)
+
+
+def _check_noise_floor(request: Measurement) -> None:
+    reference = request.specs[0]
+    if request.noise_floor is not None and kind_of(reference) != "model":
+        raise UsageError(f"--noise-floor reads the REFERENCE again: {reference} is not a model")
+
+
+def _known(request: Measurement) -> Mapping[str, Any]:
+    """What is known already of what makes a run the same one."""
+    part = request.keeping.part
+    live = {n: spec for n, spec in enumerate(request.specs) if kind_of(spec) == "model"}
+    known: dict[str, Any] = {
+        "models": {n: {"source": str(spec)} for n, spec in live.items()},
+        "keep": 2 * request.outliers,
+        "shard": None if part == WHOLE else str(part),
+        "limit": request.scope.limit,
+        "batch_tokens": request.batch_tokens,
+    }
+    settled_later = [
+        *(["models"] if not live else []),
+        *(["limit"] if request.scope.limit is None and len(live) < len(request.specs) else []),
+        *(["batch_tokens"] if request.batch_tokens is None else []),
+    ]
+    return {name: value for name, value in known.items() if name not in settled_later}
