@@ -3,7 +3,7 @@
 import numpy as np
 
 from klcli.align.alignment import Alignment
-from klcli.judge.clusters import Floats
+from klcli.judge.clusters import Bools, Floats
 from klcli.judge.report import Passage
 from klcli.judge.shown_outliers import read
 from klcli.measure.scores import TokenScores
@@ -40,12 +40,13 @@ def _means(x: Floats) -> Floats:
     return means
 
 
-def _unbroken(scores: TokenScores) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _unbroken(scores: TokenScores) -> Bools:
     """Where ``LENGTH`` scored tokens follow one another in one document."""
     last = LENGTH - 1
     document, position = scores["document"], scores["position"]
-    same: np.ndarray[tuple[int], np.dtype[np.bool_]] = document[last:] == document[:-last]
-    return same & (position[last:] - position[:-last] == last)
+    unbroken: Bools = document[last:] == document[:-last]
+    unbroken &= position[last:] - position[:-last] == last
+    return unbroken
 
 
 def _passage(scores: TokenScores, alignment: Alignment, start: int, mean: float) -> Passage:
