@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from klcli import request
 from klcli.checks import check_layers, check_measurement, check_recording
-from klcli.choices import DEFAULT_TOP_K, RecordingChoice
+from klcli.choices import DEFAULT_TOP_K, KeepTop, RecordingChoice
 from klcli.documented import with_keywords
 from klcli.errors import in_one_line
 from klcli.judge.layers import Layers
@@ -146,12 +146,13 @@ def report(
     baseline: AnyPath | None = None,
     allow_excluded: bool = False,
     outliers: int | None = None,
+    keep_top: KeepTop = "outliers",
 ) -> Report:
     """Show a saved run again, under these gates.
 
     Args:
         run: a folder kept with ``run``, or a report (.json), which holds no single tokens.
-        gates, gate_confidence, baseline, allow_excluded, outliers: as for ``compare``.
+        gates, gate_confidence, baseline, allow_excluded, outliers, keep_top: as for ``compare``.
 
     Raises:
         KlcliError: it cannot be read, or what is asked for needs tokens that are not there.
@@ -165,6 +166,7 @@ def report(
         baseline=None if baseline is None else fspath(baseline),
         allow_excluded=allow_excluded,
         outliers=outliers,
+        keep_top=keep_top,
     )
     return Report.of(review(wanted))
 

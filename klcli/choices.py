@@ -28,9 +28,10 @@ RecordingChoice = Literal["auto", "hidden", "logits", "topk"]
 RowKind = Literal["logits", "log_probs", "truncated", "topk"]
 SliceBy = Literal["confidence", "position", "kind"]
 TokenChoice = Literal["all", "outliers", "none"]
+KeepTop = Literal["outliers", "all"]
 Format = Literal["table", "json", "jsonl", "csv", "markdown", "github"]
 FileFormat = Literal[
-    "json", "jsonl", "csv", "markdown", "junit", "badge", "card", "parquet", "svg", "png"
+    "json", "jsonl", "csv", "markdown", "html", "junit", "badge", "card", "parquet", "svg", "png"
 ]
 LayersFormat = Literal["table", "json", "markdown"]
 
@@ -39,6 +40,7 @@ ENDINGS: Mapping[str, FileFormat] = {
     ".jsonl": "jsonl",
     ".csv": "csv",
     ".md": "markdown",
+    ".html": "html",
     ".xml": "junit",
     ".badge.json": "badge",
     ".yaml": "card",

@@ -8,6 +8,7 @@ from klcli.choices import (
     Bos,
     DocumentSplit,
     DtypeName,
+    KeepTop,
     NoiseFloor,
     Pll,
     SpecialTokens,
@@ -71,6 +72,8 @@ class RunOptions(ReadOptions, total=False):
     seed: int
     run: AnyPath | None
     shard: str | None
+    keep_top: KeepTop
+    command_line: str | None
 
 
 class SidedOptions(TypedDict, total=False):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from klcli.choices import (
     DEFAULT_OUTLIERS,
+    KeepTop,
     NoiseFloor,
     at_least,
     check_fields,
@@ -126,7 +127,8 @@ class Measurement:
     """What ``compare`` and ``perplexity`` have in common: sources are scored on a text.
 
     ``specs`` are what the user named, one source or the reference and the candidate, and ``loads``
-    how each is opened. ``goal`` is what ``stopping.until`` says.
+    how each is opened. ``goal`` is what ``stopping.until`` says. ``keep_top`` says of which tokens
+    the report has the most probable tokens, and ``command_line`` is what the user typed.
 
     Raises:
         UsageError: parts of the request contradict each other.
@@ -142,6 +144,8 @@ class Measurement:
     hooks: Hooks
     batch_tokens: int | None = at_least(1)
     outliers: int = at_least(0, DEFAULT_OUTLIERS)
+    keep_top: KeepTop = "outliers"
+    command_line: str | None = None
     one_at_a_time: bool = False
     noise_floor: NoiseFloor | None = None
     goal: Goal | None = field(init=False)
@@ -222,7 +226,8 @@ class Recording:
 class Review:
     """What ``report`` is asked for: a saved run, or a report (.json), under other limits.
 
-    ``outliers`` is how many are shown, None for as many as the run was made with.
+    ``outliers`` is how many are shown, None for as many as the run was made with, and ``keep_top``
+    says of which tokens the report has the most probable tokens.
     """
 
     run: str
@@ -231,6 +236,7 @@ class Review:
     baseline: str | None = None
     allow_excluded: bool = False
     outliers: int | None = at_least(0)
+    keep_top: KeepTop = "outliers"
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -29,7 +29,7 @@ def review(request: Review) -> Report:
     saved = open_run(Path(request.run))
     limits = request.limits(_metrics(paired=saved.facts.paired))
     outliers = saved.facts.outliers if request.outliers is None else request.outliers
-    return conclude_runs([saved], _judging(limits), outliers)
+    return conclude_runs([saved], _judging(limits), outliers, request.keep_top)
 
 
 def merge(runs: Sequence[str], output: str) -> Report:

@@ -140,6 +140,14 @@ class _Job:
     identities: Sequence[Mapping[str, Any]]
     began: float
 
+    @property
+    def per_bin(self) -> int | None:
+        """Of how many tokens of each bin of confidence alternatives are in the report; or of all.
+
+        A run that is kept in a folder has those of all tokens there anyway.
+        """
+        return None if self.request.keep_top == "all" else self.facts.per_bin
+
 
 @contextlib.contextmanager
 def _opened(request: Measurement, inputs: Inputs) -> Iterator[_Opened]:
@@ -208,7 +216,7 @@ def _prepare(
             paired=len(sources) == 2,
             outliers=request.outliers,
             vocabulary_size=alignment.vocabulary_size,
-            conditions=conditions_of(sources),
+            conditions=conditions_of(sources, request.command_line),
             notices=alignment.notices,
         ),
         judging=_judging(request, alignment.table, sources, baseline),
@@ -260,7 +268,7 @@ def _measured(job: _Job, ranks: Ranks) -> Report:
         store = RankStore(ranks, kept)
         with telling_of_compilation(job.request.hooks.begin):
             own = _evaluate(job, shard, store)
-        evaluation = store.gather(own, job.alignment.table, per_bin=job.facts.per_bin)
+        evaluation = store.gather(own, job.alignment.table, per_bin=job.per_bin)
         noise_floor = _noise_floor(job)
         concluded = _concluded(job, evaluation, noise_floor)
         report = replace(concluded, seconds=round(monotonic() - job.began, 2))
@@ -278,7 +286,7 @@ def _evaluate(job: _Job, shard: Shard, store: RankStore) -> Evaluation:
         job.sources,
         batch_tokens=job.batch_tokens,
         vocabulary_size=job.alignment.vocabulary_size,
-        per_bin=job.facts.per_bin,
+        per_bin=job.per_bin,
         progress=job.request.hooks.progress,
         plan=_plan(job),
         shard=shard,

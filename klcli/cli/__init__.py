@@ -16,7 +16,7 @@ import click
 
 from klcli import torchrun
 from klcli.cli.commands import cli
-from klcli.cli.showing import drop, say, sparing
+from klcli.cli.showing import drop, say, sparing, typed
 from klcli.errors import ExitCode, KlcliError, in_one_line
 from klcli.render.alphabet import MISSING
 
@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _exit_code(arguments: Sequence[str] | None) -> int:
     try:
         with in_one_line():
-            return int(cli.main(arguments, prog_name="klcli", standalone_mode=False) or 0)
+            line = typed(sys.argv[1:] if arguments is None else arguments)
+            done = cli.main(arguments, prog_name="klcli", standalone_mode=False, obj=line)
+            return int(done or 0)
     except KlcliError as error:
         if not (error.said or (error.said is None and not torchrun.is_first_rank())):
             say(f"Error{_which_rank()}: {error}")

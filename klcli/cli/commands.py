@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from klcli import __version__, torchrun
-from klcli.choices import FIRST_OUTLIERS, LAYERS_ENDINGS, Format, LayersFormat, SliceBy, TokenChoice
+from klcli.choices import (
+    ENDINGS,
+    FIRST_OUTLIERS,
+    LAYERS_ENDINGS,
+    Format,
+    LayersFormat,
+    SliceBy,
+    TokenChoice,
+)
 from klcli.cli.help import Group, section
 from klcli.cli.options import (
     Named,
@@ -23,6 +31,7 @@ from klcli.cli.options import (
 from klcli.cli.progress import progress_hooks
 from klcli.cli.showing import (
     onto_stdout,
+    open_page,
     print_layers,
     print_report,
     print_warnings,
@@ -88,6 +97,7 @@ def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: 
 
     inputs = (reference, candidate, *corpus)
     files = [Named(path) for path in corpus]
+    options |= _typed()
     return _run(lambda **hooks: run(reference, candidate, files, **hooks), inputs, **options)
 
 
@@ -112,6 +122,7 @@ def perplexity(model: str, corpus: tuple[str, ...], **options: Any) -> int:
     from klcli.api import perplexity as run
 
     files = [Named(path) for path in corpus]
+    options |= _typed()
     return _run(lambda **hooks: run(model, files, **hooks), (model, *corpus), **options)
 
 
@@ -200,7 +211,8 @@ def report(saved: str, **options: Any) -> int:
     \b
     klcli report base.run
     klcli report base.run --format markdown --gate 'kl.p99<=0.5'
-    klcli report run.json
+    klcli report base.run --open
+    klcli report run.json --output report.html
 
     RUN is a folder kept with --run, or a report (.json), which holds no single tokens.
     """  # noqa: D301
@@ -289,6 +301,11 @@ def _places(**options: Any) -> list[str]:
     return [path for name, path in options.items() if name in PLACES and path is not None]
 
 
+def _typed() -> dict[str, str | None]:
+    """The command line as an option of what it calls."""
+    return {"command_line": click.get_current_context().find_root().obj}
+
+
 def _run(
     job: Callable[..., "Report"],
     inputs: Sequence[str],
@@ -299,6 +316,7 @@ def _run(
     format_: Format,
     outputs: tuple[str, ...],
     quiet: bool,
+    browse: bool = False,
     outliers: int | None = None,
     **options: Any,
 ) -> int:
@@ -307,9 +325,14 @@ def _run(
     Without ``outliers`` it reports as many as the job does by itself, and shows the first of them.
     """
     from klcli.render.files import check_outputs, write_outputs
+    from klcli.render.formats import check_extra, format_of
     from klcli.render.view import View
 
     check_outputs(outputs, (*inputs, *_places(**options)))
+    if browse:
+        check_extra("report.html", "html")
+    if browse or any(format_of(path, ENDINGS) == "html" for path in outputs):
+        options["keep_top"] = "all"
     if outliers is not None:
         options["outliers"] = outliers
     with progress_hooks(quiet or not torchrun.is_first_rank()) as hooks:
@@ -319,6 +342,8 @@ def _run(
     shown = FIRST_OUTLIERS if outliers is None else outliers
     view = View(details=details, tokens=tokens, outliers=shown, slices=slices)
     write_outputs(report, outputs, view)
+    if browse:
+        open_page(report, view)
     if not quiet and format_ not in ("table", "github"):  # which have them themselves
         print_warnings(report, view)
     print_report(report, format_, view)

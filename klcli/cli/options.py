@@ -325,13 +325,19 @@ judging_options = several(
     section(
         "Output",
         click.option(
+            "--open",
+            "browse",
+            is_flag=True,
+            help="Open the report in a browser, as a page in a temporary file.",
+        ),
+        click.option(
             "--outliers",
             type=click.IntRange(min=0),
             metavar="N",
             help="How many outlier tokens are reported.  [default: as many as the run was made "
             "with]",
         ),
-        common=("outliers",),
+        common=("browse", "outliers"),
     ),
 )
 """Of the output options, those that a saved run can be shown with; outliers besides."""

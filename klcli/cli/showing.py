@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import re
+import shlex
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -16,11 +19,19 @@ if TYPE_CHECKING:
     from klcli.render.view import View
 
 
+_PASSWORD = re.compile(r"(\w+://)[^/@\s]*@")
+
+
 def safe(message: str) -> str:
     """A message quotes file names and text: no control character of theirs reaches a terminal."""
     from klcli.render.text import visible
 
     return visible(message, keep_spaces=True)
+
+
+def typed(arguments: Sequence[str]) -> str:
+    """The command as a user typed it, for a shell; passwords in addresses are left out."""
+    return shlex.join(["klcli", *(_PASSWORD.sub(r"\1", one) for one in arguments)])
 
 
 def verdict_code(verdict: str | None) -> ExitCode:
@@ -98,6 +109,23 @@ def print_layers(layers: "Layers", format_: LayersFormat) -> None:
             render_terminal(layers, StreamConsole())
         else:
             PRINTERS[format_](layers, sys.stdout, DEFAULT_VIEW)
+
+
+def open_page(report: "Report", view: "View") -> None:
+    """Write a report as a page to a new file for temporary ones, and open it in a browser.
+
+    Raises:
+        OutputError: the page cannot be written, or there is no browser.
+    """
+    import webbrowser
+
+    from klcli.render.files import write_outputs
+
+    folder = Path(tempfile.mkdtemp(prefix="klcli-"))
+    page = folder / "report.html"
+    write_outputs(report, [str(page)], view)
+    if not webbrowser.open(page.as_uri()):
+        raise OutputError(f"no browser opens: open {page} yourself")
 
 
 @contextlib.contextmanager

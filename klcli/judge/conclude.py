@@ -10,7 +10,7 @@ from klcli.align.alignment import Alignment
 from klcli.errors import Notice
 from klcli.judge import gate, statistics
 from klcli.judge.baseline import BaselineRun
-from klcli.judge.clusters import Clusters
+from klcli.judge.clusters import Bools, Clusters
 from klcli.judge.counts import (
     clusters_of,
     corpus_of_windows,
@@ -22,6 +22,7 @@ from klcli.judge.findings import find_causes
 from klcli.judge.gate import Gate
 from klcli.judge.intervals import Metric
 from klcli.judge.notices import find_notices, shard_notices
+from klcli.judge.passages import find_passages
 from klcli.judge.report import Command, CorpusResult, Finding, Report, Tokens
 from klcli.judge.shape import along_of, distribution_of
 from klcli.judge.shown_outliers import find_outliers, read
@@ -91,7 +92,7 @@ def conclude(
         models=conditions.models,
         protocol=alignment.table.protocol,
         environment=conditions.environment,
-        counts={**counts, "outliers": flagged} if scores.paired else counts,
+        counts={**counts, "outliers": int(flagged.sum())} if scores.paired else counts,
         clusters=about_clusters,
         metrics=metrics,
         macro=_macro(corpora) if len(corpora) > 1 else None,
@@ -120,7 +121,8 @@ def conclude(
         until=judging.until.summary() if judging.until is not None else None,
         noise_floor=noise_floor,
         shard=None if shard == WHOLE else str(shard),
-        tokens=_tokens(scores, alignment),
+        passages=find_passages(scores, alignment),
+        tokens=_tokens(evaluation, alignment, flagged),
     )
 
 
@@ -193,14 +195,21 @@ def _mean_of_known(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if len(known) == len(values) else None
 
 
-def _tokens(scores: TokenScores, alignment: Alignment) -> Tokens:
+def _tokens(evaluation: Evaluation, alignment: Alignment, flagged: Bools) -> Tokens:
+    scores, alternatives = evaluation.scores, evaluation.alternatives
     columns = [name for name in scores.columns if name.startswith("top1") or name == "token_id"]
+    documents = alignment.table.documents
     ids = set[int]()
     for _, part in scores.blocks():
         for name in columns:
             ids.update(np.unique(part[name]).tolist())
+    for some in (*(one.ids for one in documents), *alternatives.ids.values()):
+        ids.update(np.unique(some).tolist())
     return Tokens(
         scores=scores,
         texts={token_id: read(alignment, [token_id]) for token_id in sorted(ids)},
-        documents=[document.name for document in alignment.table.documents],
+        documents=[document.name for document in documents],
+        ids=[document.ids for document in documents],
+        flagged=flagged,
+        alternatives=alternatives,
     )

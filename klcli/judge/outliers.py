@@ -79,20 +79,20 @@ def fit(scores: TokenScores) -> OutlierScale:
     return OutlierScale(bins={one: _scale(scores, joined, one) for one in present}, joined=joined)
 
 
-def find(scores: TokenScores, scale: OutlierScale, count: int) -> tuple[list[Rated], int]:
-    """The tokens to show, largest KL first, and how many are flagged in all.
+def find(scores: TokenScores, scale: OutlierScale, count: int) -> tuple[list[Rated], Bools]:
+    """The tokens to show, largest KL first, and which of all tokens are flagged.
 
     The ``count`` largest KL, and of the flagged tokens the ``count`` that stand out most. A token
     without any divergence is never shown.
     """
     best = np.empty((4, 0))  # the index, KL, score and flag of the tokens that may be shown
-    flagged_in_all = 0
+    flagged_in_all = np.zeros(len(scores), dtype=np.bool_)
     for rows, part in scores.blocks():
         score, flagged = scale.rate(part)
         kl = np.nan_to_num(part["kl"], nan=-1.0, posinf=np.inf)
         index = np.arange(rows.start, rows.stop)
         best = _choose(np.hstack([best, (index, kl, score, flagged)]), count)
-        flagged_in_all += int(flagged.sum())
+        flagged_in_all[rows] = flagged
     order = np.lexsort((best[0], -best[1]))
     shown = [Rated(int(i), float(z), bool(f)) for i, _, z, f in best[:, order].T]
     return shown, flagged_in_all

@@ -10,11 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
+import numpy.typing as npt
+
 from klcli.choices import SliceBy
 from klcli.errors import KlcliError, Notice
 from klcli.judge.gate import GateResult, Verdict
 from klcli.judge.intervals import Metric
-from klcli.measure.scores import TokenScores
+from klcli.measure.scores import Alternatives, TokenScores
 
 FORMAT = "klcli.report"
 FORMAT_VERSION = 1
@@ -59,6 +62,22 @@ class Outlier:
     nll_candidate: float | None
     top_reference: Sequence[tuple[str, float]]
     top_candidate: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """Neighbouring tokens of one document where the models differ most, or one model fails most.
+
+    ``index`` is the row of the first among the scored tokens, ``position`` its place in the
+    document, and ``mean`` that of their KL in nats, or of one model their NLL.
+    """
+
+    index: int
+    tokens: int
+    document: str
+    position: int
+    text: str
+    mean: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,11 +149,19 @@ class Along:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """Every scored token, with what is needed to print it: not part of the JSON report."""
+    """Every scored token, with what is needed to print it: not part of the JSON report.
+
+    ``texts`` are those of all ids, ``documents`` the names of the documents and ``ids`` all tokens
+    of each, scored or not. ``flagged`` (tokens,) says which stand out, and ``alternatives`` what
+    the models expected at some tokens or all.
+    """
 
     scores: TokenScores
     texts: Mapping[int, str]
     documents: Sequence[str]
+    ids: Sequence[npt.NDArray[np.integer[Any]]]
+    flagged: npt.NDArray[np.bool_]
+    alternatives: Alternatives
 
     def __repr__(self) -> str:
         return f"<Tokens: {len(self.scores):,} in documents: {len(self.documents):,}>"
@@ -166,6 +193,7 @@ class Report:
     corpora: Sequence[CorpusResult] = ()
     lower_bounds: Sequence[str] = ()
     outliers: Sequence[Outlier] = ()
+    passages: Sequence[Passage] = ()
     slices: Sequence[Slice] = ()
     distribution: Distribution | None = None
     along: Along | None = None
@@ -198,6 +226,7 @@ class Report:
             "lower_bounds": self.lower_bounds,
             "corpora": [asdict(corpus) for corpus in self.corpora],
             "outliers": [asdict(outlier) for outlier in self.outliers],
+            "passages": [asdict(passage) for passage in self.passages],
             "slices": [one.to_dict() for one in self.slices],
             "distribution": None if self.distribution is None else asdict(self.distribution),
             "along": None if self.along is None else asdict(self.along),
@@ -248,6 +277,7 @@ class Report:
             ],
             lower_bounds=data["lower_bounds"],
             outliers=[_outlier(outlier) for outlier in data["outliers"]],
+            passages=[_passage(passage) for passage in data.get("passages", ())],
             slices=[Slice.from_dict(one) for one in data.get("slices", ())],
             distribution=_distribution(data.get("distribution")),
             along=_along(data.get("along")),
@@ -309,6 +339,10 @@ def _gate_result(data: Mapping[str, Any]) -> GateResult:
 
 def _noise_floor(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if data is None else {**data, "kl": _number(data["kl"])}
+
+
+def _passage(data: Mapping[str, Any]) -> Passage:
+    return Passage(**{**data, "mean": _number(data["mean"])})
 
 
 def _distribution(data: Mapping[str, Any] | None) -> Distribution | None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from klcli.align.alignment import Alignment
+from klcli.choices import KeepTop
 from klcli.judge.baseline import BaselineRun
 from klcli.judge.conclude import Judging, conclude
 from klcli.judge.report import Report, read_report
@@ -14,7 +15,9 @@ from klcli.runs.format import RUN
 from klcli.storage.files import check_file
 
 
-def conclude_runs(runs: Sequence[SavedRun], judging: Judging, outliers: int) -> Report:
+def conclude_runs(
+    runs: Sequence[SavedRun], judging: Judging, outliers: int, keep_top: KeepTop = "outliers"
+) -> Report:
     """The report of a saved run, or of all shards of one, worked out of their parts.
 
     What only reading the models again would show is taken from the report of a single run.
@@ -24,7 +27,8 @@ def conclude_runs(runs: Sequence[SavedRun], judging: Judging, outliers: int) -> 
         UsageError: gates are to be judged by a shard.
     """
     facts = runs[0].facts
-    evaluation = joined(runs, replace(facts, outliers=outliers).per_bin)
+    per_bin = replace(facts, outliers=outliers).per_bin
+    evaluation = joined(runs, None if keep_top == "all" else per_bin)
     alignment = Alignment(
         table=evaluation.table,
         names=runs[0].names,

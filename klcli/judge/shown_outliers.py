@@ -15,15 +15,17 @@ from klcli.text.vocabulary import readable
 
 CONTEXT_TOKENS = 8
 """How many tokens before and after an outlier are shown."""
+SHOWN = 5
+"""How many of the most probable tokens are shown with it."""
 
 
 def find_outliers(
     evaluation: Evaluation, alignment: Alignment, count: int
-) -> tuple[list[Outlier], int]:
-    """The outliers to show, and how many tokens are flagged in all."""
+) -> tuple[list[Outlier], outliers.Bools]:
+    """The outliers to show, and which of all tokens are flagged."""
     scores = evaluation.scores
     if not scores.paired:
-        return [], 0
+        return [], np.zeros(len(scores), dtype=np.bool_)
     found, flagged = outliers.find(scores, outliers.fit(scores), count)
     return [_outlier(rated, evaluation, alignment) for rated in found], flagged
 
@@ -67,7 +69,8 @@ def _top(
     row = found.row_of(index)
     if row is None:
         return []
-    pairs = zip(found.ids[side][row].tolist(), found.probabilities[side][row].tolist(), strict=True)
+    ids, probabilities = found.ids[side][row, :SHOWN], found.probabilities[side][row, :SHOWN]
+    pairs = zip(ids.tolist(), probabilities.tolist(), strict=True)
     return [(read(alignment, [token_id]), p) for token_id, p in pairs if p > 0]
 
 

@@ -42,7 +42,7 @@ def evaluate(
     *,
     batch_tokens: int,
     vocabulary_size: int,
-    per_bin: int = 10,
+    per_bin: int | None = 10,
     progress: Progress | None = None,
     plan: Sequence[Sequence[int]] | None = None,
     shard: Shard = WHOLE,
@@ -58,7 +58,7 @@ def evaluate(
         batch_tokens: how many ids a model reads at once.
         vocabulary_size: ids from here on stand for no token.
         per_bin: of two sources the alternatives are kept of this many tokens with the largest KL
-            among those of like confidence.
+            among those of like confidence; None for all.
         progress: told before the first batch, and after every one.
         plan: the numbers of the windows of each batch; made of the table where it is not given.
         shard: which batches are scored.
@@ -159,9 +159,9 @@ def _scored(
             "bin": np.digitize(columns["confidence_reference"], CONFIDENCE_EDGES),
         }
     for side in parts[0].tops:
-        alternatives[f"ids {side}"], alternatives[f"p {side}"] = (
-            np.concatenate([part.tops[side][i].numpy() for part in parts]) for i in (0, 1)
-        )
+        ids, p = (np.concatenate([part.tops[side][i].numpy() for part in parts]) for i in (0, 1))
+        alternatives[f"ids {side}"] = ids.astype(np.int32)
+        alternatives[f"p {side}"] = p.astype(np.float32)
     return ScoredBatch(
         batches=(),
         index=index,

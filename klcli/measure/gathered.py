@@ -64,10 +64,10 @@ class Gathered:
         table: whose tokens they are about.
         paired: whether two sources are compared.
         per_bin: how many tokens of each bin of confidence have their alternatives kept: those with
-            the largest KL.
+            the largest KL; None for all.
     """
 
-    def __init__(self, table: WindowTable, *, paired: bool, per_bin: int) -> None:
+    def __init__(self, table: WindowTable, *, paired: bool, per_bin: int | None) -> None:
         self._table = table
         self._ends = np.cumsum(table.window_tokens)
         self._scored = np.zeros(len(table.windows), dtype=np.bool_)
@@ -116,10 +116,10 @@ class _Heaviest:
     """A running choice of the tokens whose alternatives are kept.
 
     The heaviest of each bin of confidence: whatever stands out later, over all or among its like,
-    is one of them.
+    is one of them. Without a ``capacity`` all are kept.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int | None) -> None:
         self._capacity = capacity
         self._parts: list[dict[str, npt.NDArray[Any]]] = []
         self._rows = 0
@@ -127,6 +127,8 @@ class _Heaviest:
     def add(self, part: Mapping[str, npt.NDArray[Any]]) -> None:
         self._parts.append(dict(part))
         self._rows += len(part["index"])
+        if self._capacity is None:
+            return
         if self._rows > max(KEPT_ROWS, 2 * self._capacity * (len(CONFIDENCE_EDGES) + 1)):
             self._parts = [self._chosen()]
             self._rows = len(self._parts[0]["index"])
@@ -145,6 +147,8 @@ class _Heaviest:
     def _chosen(self) -> dict[str, npt.NDArray[Any]]:
         """The ``capacity`` heaviest rows of each bin."""
         joined = {name: np.concatenate([p[name] for p in self._parts]) for name in self._parts[0]}
+        if self._capacity is None:
+            return joined
         order = np.lexsort((-joined["weight"], joined["bin"]))
         first = np.searchsorted(joined["bin"][order], joined["bin"][order])
         rows = order[np.arange(len(order)) - first < self._capacity]
@@ -152,7 +156,7 @@ class _Heaviest:
 
 
 def gather(
-    batches: Iterable[ScoredBatch], table: WindowTable, *, paired: bool, per_bin: int
+    batches: Iterable[ScoredBatch], table: WindowTable, *, paired: bool, per_bin: int | None
 ) -> Evaluation:
     """The evaluation of what was scored of a table before, or elsewhere."""
     found = Gathered(table, paired=paired, per_bin=per_bin)

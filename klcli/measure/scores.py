@@ -144,8 +144,8 @@ class Alternatives:
     """
 
     index: npt.NDArray[np.int64]
-    ids: Mapping[str, npt.NDArray[np.int64]]
-    probabilities: Mapping[str, npt.NDArray[np.float64]]
+    ids: Mapping[str, npt.NDArray[np.int32]]
+    probabilities: Mapping[str, npt.NDArray[np.float32]]
 
     def row_of(self, token: int) -> int | None:
         """The row that belongs to a scored token, None if it was not kept."""

@@ -18,6 +18,7 @@ from klcli.render.badge import render_badge
 from klcli.render.card import render_card
 from klcli.render.data import render_csv, render_json, render_jsonl
 from klcli.render.github import render_github
+from klcli.render.html import render_html
 from klcli.render.junit import render_junit
 from klcli.render.markdown import render_markdown
 from klcli.render.pictures import render_png, render_svg
@@ -65,15 +66,18 @@ WRITERS: Mapping[FileFormat, Writer] = {
     "badge": as_text(render_badge),
     "card": as_text(render_card),
     "parquet": render_parquet,
+    "html": as_text(render_html),
     "svg": render_svg,
     "png": render_png,
 }
 """What writes a report to a file, by format."""
 
 _PICTURES = Extra("html", ("altair", "vl_convert"))
+_PAGE = Extra("html", ("jinja2", "altair", "vl_convert"))
 
 EXTRAS: Mapping[FileFormat, Extra] = {
     "parquet": Extra("parquet", ("pyarrow",)),
+    "html": _PAGE,
     "svg": _PICTURES,
     "png": _PICTURES,
 }

@@ -197,7 +197,7 @@ class SavedRun:
         return joined([self], self.facts.per_bin)
 
 
-def joined(runs: Sequence[SavedRun], per_bin: int) -> Evaluation:
+def joined(runs: Sequence[SavedRun], per_bin: int | None) -> Evaluation:
     """The columns of one run, or of the shards of one, each with some of its batches.
 
     Raises:

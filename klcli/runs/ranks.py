@@ -310,7 +310,7 @@ class RankStore:
             self.folder.add(batch)
         self.ranks.look()
 
-    def gather(self, own: Evaluation, table: WindowTable, *, per_bin: int) -> Evaluation:
+    def gather(self, own: Evaluation, table: WindowTable, *, per_bin: int | None) -> Evaluation:
         """The evaluation of all ranks, the same on each of them, where ``own`` is of this one."""
         if self.ranks.world == 1:
             return own

@@ -18,12 +18,16 @@ class Conditions:
     environment: Mapping[str, Any]
 
 
-def conditions_of(sources: Sequence[Source]) -> Conditions:
-    """The conditions of one model, or of a reference and a candidate."""
+def conditions_of(sources: Sequence[Source], command_line: str | None = None) -> Conditions:
+    """The conditions of one model, or of a reference and a candidate.
+
+    ``command_line`` is what a user typed; None where klcli was called as a function.
+    """
+    typed = {} if command_line is None else {"command_line": command_line}
     roles = ("reference", "candidate") if len(sources) == 2 else ("model",)
     return Conditions(
         models={role: s.provenance for role, s in zip(roles, sources, strict=True)},
-        environment=software() | {"device": str(sources[0].device)},
+        environment=software() | {"device": str(sources[0].device)} | typed,
     )
 
 

@@ -23,7 +23,7 @@ from klcli.judge.report import (
     Slice,
     Tokens,
 )
-from klcli.measure.scores import TokenScores, score_columns
+from klcli.measure.scores import SIDES, Alternatives, TokenScores, score_columns
 from klcli.render.terminal import render_terminal
 from klcli.render.view import View
 
@@ -135,6 +135,21 @@ def tokens(texts: Sequence[str] = WORDS, *, paired: bool = True, documents: int 
         scores=TokenScores(columns),
         texts=dict(enumerate(texts)),
         documents=[f"corpus-{number}.txt" for number in range(documents)],
+        ids=[np.flatnonzero(columns["document"] == number) for number in range(documents)],
+        flagged=np.arange(n) == n - 1,
+        alternatives=alternatives(n, paired=paired),
+    )
+
+
+def alternatives(n: int, *, paired: bool) -> Alternatives:
+    """What two models expected at each of ``n`` tokens: that one, and the first one."""
+    ids = np.stack([np.arange(n), np.zeros(n)], axis=1).astype(np.int32)
+    probabilities = np.tile(np.array([0.75, 0.125], np.float32), (n, 1))
+    sides = SIDES if paired else ()
+    return Alternatives(
+        index=np.arange(n),
+        ids=dict.fromkeys(sides, ids),
+        probabilities=dict.fromkeys(sides, probabilities),
     )
 
 

@@ -6,8 +6,10 @@ import numpy as np
 
 f32, i32 = np.float32, np.int32
 
-TOP = 5
-"""How many of the most probable tokens are compared (``overlap_5``) and shown."""
+TOP = 10
+"""How many of the most probable tokens are kept."""
+OVERLAP = 5
+"""How many of them are compared (``overlap_5``)."""
 CHUNK = 512
 """How many logits are summed in float32 before float64 takes over: 2 kB, which the L1 cache has."""
 PART = 64

@@ -35,6 +35,7 @@ from klcli.measure.kernels.constants import (
     NEAR,
     NOTHING,
     ONE,
+    OVERLAP,
     PART,
     PHI,
     PSI,
@@ -385,11 +386,11 @@ def _exclude(columns, row):
 
 @inlined(fastmath=False)
 def _overlap(ids, other_ids):
-    shared = 0
-    for a in ids:
-        for b in other_ids:
+    first, shared = min(ids.size, OVERLAP), 0
+    for a in ids[:first]:
+        for b in other_ids[:first]:
             shared += a == b
-    return shared / ids.size
+    return shared / first
 
 
 @njit

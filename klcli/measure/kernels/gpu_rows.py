@@ -29,6 +29,7 @@ DIFFERENCES = ("kl", "kl_reverse", "jsd", "tv", "nll_difference", "delta_p", "ov
 
 GROUPS = tl.constexpr(32 * WARPS)
 KEPT = tl.constexpr(TOP)
+COMPARED = tl.constexpr(constants.OVERLAP)
 SLOTS = tl.constexpr(triton.next_power_of_2(TOP))
 SIDE = tl.constexpr(len(COLUMNS) + 2 * TOP)
 PAIR = tl.constexpr(2 * SIDE.value + len(DIFFERENCES))
@@ -206,7 +207,7 @@ def _read_side(logits, target, size, width, columns, tile):
     """Write the columns of one side at one row.
 
     Returns its largest logit, ln Σ e^(logit - largest) (float64), whether the row is usable, and
-    the best ids.
+    the best ids, of which those beyond COMPARED are -1.
     """
     target_logit = tl.load(logits + tl.maximum(target, 0)).to(tl.float32)
     peak, total, moment, above, best = _read_row(logits, target_logit, width, tile)
@@ -225,10 +226,11 @@ def _read_side(logits, target, size, width, columns, tile):
     kept = (slots < KEPT) & (slots < width)
     better = (best[None, :] > best[:, None]) & kept[None, :]
     log_p = _logit(best).to(tl.float64) - peak.to(tl.float64) - log_total
-    places = columns + 6 + tl.sum(better.to(tl.int32), 1)
+    place = tl.sum(better.to(tl.int32), 1)
+    places = columns + 6 + place
     tl.store(places, tl.where(usable, _id(best), -1).to(tl.float64), mask=kept)
     tl.store(places + KEPT, tl.where(usable, tl.exp(log_p), 0.0), mask=kept)
-    return peak, log_total, usable, tl.where(kept, _id(best), -1)
+    return peak, log_total, usable, tl.where(kept & (place < COMPARED), _id(best), -1)
 
 
 @triton.jit
@@ -369,7 +371,7 @@ def compare_row(
     columns += 2 * SIDE
     usable = p_usable & q_usable
     shared = (p_ids[:, None] == q_ids[None, :]) & (p_ids >= 0)[:, None]
-    overlap = tl.sum(tl.sum(shared.to(tl.int32), 1), 0).to(tl.float64) / tl.minimum(width, KEPT)
+    overlap = tl.sum(tl.sum(shared.to(tl.int32), 1), 0).to(tl.float64) / tl.minimum(width, COMPARED)
     _put(columns, 6, usable, overlap)
     # Beyond LARGE, float64 has too few digits for a logit and ln Σ in one sum; but there a logit
     # less the largest is exact wherever it counts.

@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class Predicted(NamedTuple):
-    """What one model says at each row: (rows,), and (rows, 5) for the last two.
+    """What one model says at each row: (rows,), and (rows, 10) for the last two.
 
     In rows that are not ``usable`` numbers are NaN (0 in the last), ranks and ids -1. ``nll`` and
     ``rank`` are NaN and -1 as well where the target is not known. ``padded_mass`` is the
     probability of the ids from ``vocabulary_size`` on. ``top_ids`` are the most probable ids, best
-    first, the lowest first on ties; there are fewer than five of a smaller vocabulary.
+    first, the lowest first on ties; there are fewer than ten of a smaller vocabulary.
     """
 
     nll: Tensor

@@ -12,7 +12,7 @@ from torch import Tensor
 from klcli.choices import RowKind
 from klcli.errors import MismatchError
 from klcli.measure.kernels import exact, topk, truncated
-from klcli.measure.kernels.constants import TOP
+from klcli.measure.kernels.constants import OVERLAP, TOP
 from klcli.sources.rows import TopBlock
 
 
@@ -28,7 +28,7 @@ class Whole:
         return exact.predictions(self.log_p, targets)
 
     def top(self) -> tuple[Tensor, Tensor]:
-        """Ids and probabilities of the most probable tokens, best first: (rows, 5) each."""
+        """Ids and probabilities of the most probable tokens, best first: (rows, 10) each."""
         ids = exact.top_tokens(self.logits, TOP).to(self.log_p.device)
         return ids, self.log_p.gather(-1, ids).exp()
 
@@ -48,7 +48,7 @@ class TopK:
         return topk.predictions(self.block, targets)
 
     def top(self) -> tuple[Tensor, Tensor]:
-        """Ids and probabilities of the most probable tokens, best first: (rows, up to 5) each."""
+        """Ids and probabilities of the most probable tokens, best first: (rows, up to 10) each."""
         ids, log_probs = self.block.ids[:, :TOP], self.block.log_probs[:, :TOP]
         ranked = torch.arange(ids.shape[-1], device=ids.device) < self.block.ranked[:, None]
         return torch.where(ranked, ids, -1), torch.where(ranked, log_probs.exp(), 0.0)
@@ -71,7 +71,7 @@ class Truncated:
         return found | {"entropy": torch.full_like(found["nll"], torch.nan)}
 
     def top(self) -> tuple[Tensor, Tensor]:
-        """Ids and probabilities of the most probable tokens, best first: (rows, 5) each."""
+        """Ids and probabilities of the most probable tokens, best first: (rows, 10) each."""
         ids = exact.top_tokens(self.log_p, TOP)
         return ids, self.log_p.gather(-1, ids).exp()
 
@@ -107,9 +107,9 @@ def divergences(p: Side, q: Side, targets: Tensor) -> dict[str, Tensor]:
 
 def _overlap(p: Side, q: Side) -> Tensor:
     """The overlap of the top five, NaN where a list has fewer."""
-    ids, other_ids = p.top()[0], q.top()[0]
+    ids, other_ids = p.top()[0][:, :OVERLAP], q.top()[0][:, :OVERLAP]
     if ids.shape != other_ids.shape or any(
-        isinstance(side, TopK) and side.block.ids.shape[-1] < TOP for side in (p, q)
+        isinstance(side, TopK) and side.block.ids.shape[-1] < OVERLAP for side in (p, q)
     ):
         return torch.full((len(ids),), torch.nan, device=ids.device, dtype=torch.float64)
     complete = ((ids >= 0) & (other_ids >= 0)).all(dim=-1)
