@@ -28,8 +28,8 @@ RecordingChoice = Literal["auto", "hidden", "logits", "topk"]
 RowKind = Literal["logits", "log_probs", "truncated", "topk"]
 SliceBy = Literal["confidence", "position", "kind"]
 TokenChoice = Literal["all", "outliers", "none"]
-Format = Literal["table", "json", "jsonl", "csv", "markdown"]
-FileFormat = Literal["json", "jsonl", "csv", "markdown"]
+Format = Literal["table", "json", "jsonl", "csv", "markdown", "github"]
+FileFormat = Literal["json", "jsonl", "csv", "markdown", "junit", "badge", "card"]
 LayersFormat = Literal["table", "json", "markdown"]
 
 ENDINGS: Mapping[str, FileFormat] = {
@@ -37,6 +37,9 @@ ENDINGS: Mapping[str, FileFormat] = {
     ".jsonl": "jsonl",
     ".csv": "csv",
     ".md": "markdown",
+    ".xml": "junit",
+    ".badge.json": "badge",
+    ".yaml": "card",
 }
 """The format of a file by the ending of its name; of several endings the longest counts."""
 

@@ -21,7 +21,7 @@ from klcli.choices import (
 from klcli.errors import UsageError
 from klcli.hooks import Hooks
 from klcli.judge.gate import Gate, interval_fields, parse_gate
-from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
+from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.until import Goal, parse_until
 from klcli.keywords import (
     AnyPath,

@@ -8,9 +8,9 @@ from klcli.errors import UsageError
 from klcli.judge.clusters import LEVEL
 from klcli.judge.conclude import Judging
 from klcli.judge.gate import Rules, judge, overall
+from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.report import Report
 from klcli.judge.saved import conclude_runs, open_baseline, read_saved_report
-from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.measure.shard import check_whole, parse_shard
 from klcli.request import Limits, Metrics, Review
 from klcli.runs.folder import check_shards, join_runs, open_run

@@ -17,7 +17,7 @@ FLOW = [
     "errors", "choices", "hooks", "torchrun",
     "text", "storage", "sources", "align", "measure", "runs", "judge", "render",
     "keywords", "request", "documented", "review", "checks", "workflow", "layerwise", "api",
-    "inspection", "cli",
+    "testing", "inspection", "cli",
 ]  # fmt: skip
 """A folder, or a file beside them, imports only from those before it."""
 HEAVY = ["torch", "transformers"]
@@ -116,9 +116,10 @@ def test_only_sources_know_transformers(path: Path) -> None:
         "from klcli.cli import cli; cli(['--version'], standalone_mode=False)",
         "from klcli.judge.report import Report",
         "import klcli.api, klcli.request, klcli.review",
+        "import klcli.testing",
         "import klcli.render.terminal, klcli.render.data, klcli.render.files",
     ],
-    ids=["import", "help", "help-of-a-command", "version", "report", "doors", "render"],
+    ids=["import", "help", "help-of-a-command", "version", "report", "doors", "testing", "render"],
 )
 def test_a_glance_loads_neither_torch_nor_transformers(code: str) -> None:
     program = f"{code}\nimport sys\nsys.exit(','.join({HEAVY} & sys.modules.keys()) or 0)".replace(

@@ -53,7 +53,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     except click.ClickException as error:
         if torchrun.is_first_rank():
             with sparing(sys.stderr):
-                error.show()
+                error.show(sys.stderr)
         return error.exit_code
     except SystemExit:  # click ends so where the reader of its help has gone
         drop(sys.stdout)

@@ -296,7 +296,7 @@ def _run(
     shown = FIRST_OUTLIERS if outliers is None else outliers
     view = View(details=details, tokens=tokens, outliers=shown, slices=slices)
     write_outputs(report, outputs, view)
-    if not quiet and format_ != "table":
+    if not quiet and format_ not in ("table", "github"):  # which have them themselves
         print_warnings(report, view)
     print_report(report, format_, view)
     return verdict_code(report.verdict)

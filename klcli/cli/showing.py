@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from klcli.choices import Format, LayersFormat
@@ -33,7 +34,7 @@ def say(message: str) -> None:
     import click
 
     with sparing(sys.stderr):
-        click.echo(safe(message), err=True)
+        click.echo(safe(message), sys.stderr)
 
 
 def print_warnings(report: "Report", view: "View") -> None:
@@ -53,11 +54,33 @@ def print_report(report: "Report", format_: Format, view: "View") -> None:
     from klcli.render.formats import PRINTERS
     from klcli.render.terminal import StreamConsole, render_terminal
 
+    if format_ == "github":
+        _summarise_step(report, view)
     with onto_stdout():
         if format_ == "table":
             render_terminal(report, StreamConsole(), view)
         else:
             PRINTERS[format_](report, sys.stdout, view)
+
+
+def _summarise_step(report: "Report", view: "View") -> None:
+    """Add the report to the summary of the step, where this is a step of GitHub Actions.
+
+    Raises:
+        OutputError: the file of the summary cannot be written.
+    """
+    from klcli.render.github import append_step_summary
+
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return
+    try:
+        has_room = append_step_summary(report, Path(path), view)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"cannot write the summary of the step to {path}: {reason}") from error
+    if not has_room:
+        say("Warning: the summary of this step is full: GitHub takes 1 MiB")
 
 
 def print_layers(layers: "Layers", format_: LayersFormat) -> None:

@@ -9,8 +9,8 @@ from klcli.errors import Notice, UsageError
 from klcli.judge.clusters import LEVEL, Clusters, cosine_degrees, degrees_of_freedom
 from klcli.judge.gate import Gate, interval_of
 from klcli.judge.intervals import Metric, mean_with_error
+from klcli.judge.metrics import BOUNDS
 from klcli.judge.report import Command, Report
-from klcli.judge.statistics import BOUNDS
 from klcli.judge.student import student_t
 from klcli.judge.token_means import token_mean
 from klcli.measure.scores import TokenScores

@@ -22,8 +22,8 @@ def difference_of(report: Report) -> Difference:
 def times_the_noise(report: Report) -> float | None:
     """The KL in multiples of the noise floor; None where none was measured."""
     kl, floor = report.metrics["kl"]["mean"], report.noise_floor
-    if kl is None or floor is None or floor["kl"] is None:
+    if kl is None or floor is None or floor["kl"] is None or math.isnan(floor["kl"]):
         return None
     if floor["kl"] == 0:
-        return math.inf if kl > 0 else 1.0
-    return float(kl / floor["kl"])
+        return math.inf if kl > 0 else 0.0
+    return 0.0 if math.isinf(floor["kl"]) else float(kl / floor["kl"])

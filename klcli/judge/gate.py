@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from klcli.errors import UsageError
 from klcli.judge.intervals import Metric
-from klcli.judge.statistics import BOUNDS, QUANTILES
+from klcli.judge.metrics import BOUNDS, QUANTILES
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 

@@ -252,7 +252,7 @@ class Report:
             gates=[_gate_result(gate) for gate in data["gates"]],
             verdict=data["verdict"],
             until=data.get("until"),
-            noise_floor=data.get("noise_floor"),
+            noise_floor=_noise_floor(data.get("noise_floor")),
             shard=data.get("shard"),
             seconds=data.get("seconds"),
             warnings=[Notice(**warning) for warning in data["warnings"]],
@@ -301,6 +301,10 @@ def _gate_result(data: Mapping[str, Any]) -> GateResult:
     numbers = {key: _number(data[key]) for key in ("value", "limit", "ci_low", "ci_high")}
     limit = math.nan if numbers["limit"] is None else numbers["limit"]
     return GateResult(**{**data, **numbers, "limit": limit})
+
+
+def _noise_floor(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if data is None else {**data, "kl": _number(data["kl"])}
 
 
 def _distribution(data: Mapping[str, Any] | None) -> Distribution | None:

@@ -4,7 +4,7 @@ Tokens of one text are not independent, so standard errors are taken over cluste
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from klcli.judge.clusters import Bools, Clusters, Floats
 from klcli.judge.intervals import (
-    ERROR_FIELDS,
     UNBOUNDED,
     Bounds,
     Metric,
@@ -24,70 +23,19 @@ from klcli.judge.intervals import (
     quantile_interval,
     within,
 )
+from klcli.judge.metrics import (
+    BOUNDS,
+    COMPARE_METRICS,
+    FLIP_FIELDS,
+    MEAN_FIELDS,
+    PROPORTION_FIELDS,
+    QUANTILES,
+    VALUE_FIELDS,
+)
 from klcli.judge.standard_error import standard_error
 from klcli.measure.scores import SIDES, TokenScores
 
-QUANTILES = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 P999_NEEDS = 5000
-
-
-def _with_ends(names: Iterable[str]) -> tuple[str, ...]:
-    """Each name, followed by those of the ends of its interval."""
-    return tuple(f"{name}{end}" for name in names for end in ("", "_low", "_high"))
-
-
-MEAN_FIELDS = ("mean", *ERROR_FIELDS, "min", "max", *_with_ends(QUANTILES))
-VALUE_FIELDS = ("value", "se", "ci_low", "ci_high")
-PROPORTION_FIELDS = ("value", *ERROR_FIELDS)
-FLIP_FIELDS = ("lost", "gained", *_with_ends(("net", "volume")), "p")
-
-COMPARE_METRICS: Mapping[str, tuple[str, ...]] = {
-    "kl": MEAN_FIELDS,
-    "kl_reverse": MEAN_FIELDS,
-    "jsd": MEAN_FIELDS,
-    "tv": MEAN_FIELDS,
-    "nll_reference": MEAN_FIELDS,
-    "nll_candidate": MEAN_FIELDS,
-    "nll_difference": MEAN_FIELDS,
-    "perplexity_reference": VALUE_FIELDS,
-    "perplexity_candidate": VALUE_FIELDS,
-    "perplexity_ratio": VALUE_FIELDS,
-    "bits_per_byte_reference": VALUE_FIELDS,
-    "bits_per_byte_candidate": VALUE_FIELDS,
-    "top1_agreement": PROPORTION_FIELDS,
-    "overlap_5": MEAN_FIELDS,
-    "delta_p": MEAN_FIELDS,
-    "delta_p_rms": VALUE_FIELDS,
-    "flips": FLIP_FIELDS,
-    "entropy_reference": MEAN_FIELDS,
-    "entropy_candidate": MEAN_FIELDS,
-    "rank_reference": MEAN_FIELDS,
-    "rank_candidate": MEAN_FIELDS,
-}
-"""Every metric of a comparison, with its fields, in the order of the report."""
-
-PERPLEXITY_METRICS: Mapping[str, tuple[str, ...]] = {
-    "nll": MEAN_FIELDS,
-    "perplexity": VALUE_FIELDS,
-    "bits_per_byte": VALUE_FIELDS,
-    "word_perplexity": VALUE_FIELDS,
-    "byte_perplexity": VALUE_FIELDS,
-    "entropy": MEAN_FIELDS,
-    "rank": MEAN_FIELDS,
-}
-"""Every metric of one model."""
-
-BOUNDS: Mapping[str, Bounds] = {
-    **dict.fromkeys(
-        ("kl", "kl_reverse", "nll_reference", "nll_candidate", "nll", "entropy_reference",
-         "entropy_candidate", "entropy", "rank_reference", "rank_candidate", "rank"),
-        (0.0, math.inf),
-    ),
-    "jsd": (0.0, math.log(2)),
-    **dict.fromkeys(("tv", "top1_agreement", "overlap_5", "delta_p_rms"), (0.0, 1.0)),
-    **dict.fromkeys(("delta_p", "flips"), (-1.0, 1.0)),
-}  # fmt: skip
-"""The least and the most that a token can count, and so a mean; of flips the net."""
 
 
 def summarise(

@@ -10,8 +10,8 @@ import numpy as np
 
 from klcli.errors import UsageError
 from klcli.judge.gate import Gate, GateResult, why_open
+from klcli.judge.metrics import BOUNDS
 from klcli.judge.sequential import Band, Drawn, decide
-from klcli.judge.statistics import BOUNDS
 from klcli.measure.gathered import ScoredBatch
 from klcli.text.windows import WindowTable
 

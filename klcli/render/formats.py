@@ -13,7 +13,11 @@ from typing import Any, BinaryIO, NamedTuple, TextIO
 from klcli.choices import FileFormat, Format
 from klcli.errors import UsageError
 from klcli.judge.report import Report
+from klcli.render.badge import render_badge
+from klcli.render.card import render_card
 from klcli.render.data import render_csv, render_json, render_jsonl
+from klcli.render.github import render_github
+from klcli.render.junit import render_junit
 from klcli.render.markdown import render_markdown
 from klcli.render.view import View
 
@@ -46,6 +50,7 @@ PRINTERS: Mapping[Format, Printer] = {
     "jsonl": render_jsonl,
     "csv": render_csv,
     "markdown": render_markdown,
+    "github": render_github,
 }
 """What prints a report on stdout, by format; the table is the terminal's own."""
 
@@ -54,6 +59,9 @@ WRITERS: Mapping[FileFormat, Writer] = {
     "jsonl": as_text(render_jsonl),
     "csv": as_text(render_csv),
     "markdown": as_text(render_markdown),
+    "junit": render_junit,
+    "badge": as_text(render_badge),
+    "card": as_text(render_card),
 }
 """What writes a report to a file, by format."""
 

@@ -8,8 +8,8 @@ from klcli.errors import Notice, UsageError
 from klcli.judge.difference import times_the_noise
 from klcli.judge.gate import Gate, GateResult, Verdict, parse_gate
 from klcli.judge.intervals import Metric
+from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.report import Report
-from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.render.numbers import apart, decimals_for, estimate, figure
 from klcli.render.summary import CHANCE, at_least, is_masked
 
@@ -105,7 +105,7 @@ def _plus_minus(metric: Metric) -> str:
     half = (high - low) / 2
     if "e" in said.number or not math.isclose(mean - low, half, rel_tol=0.02):
         return f"{said.number} ({said.interval})"
-    return f"{said.number} ± {figure(half, decimals_for(half, 2))}"
+    return f"{said.number} ± {half:.{decimals_for(half, 2)}f}"
 
 
 def _perplexity_ratio(report: Report, metric: Metric) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import TextIO
 from klcli.judge.report import Outlier, Report
 from klcli.render import summary
 from klcli.render.numbers import fixed, number
+from klcli.render.plain import in_a_line
 from klcli.render.summary import Fact, GateLine, Table
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View
@@ -34,6 +35,11 @@ def render_markdown(report: Report, stream: TextIO, view: View = DEFAULT_VIEW) -
     Text of models, corpora and users is escaped or stands in code spans, and is shown as it is.
     """
     stream.write("\n\n".join(_blocks(report, view)) + "\n")
+
+
+def render_summary(report: Report, stream: TextIO, view: View = DEFAULT_VIEW) -> None:
+    """Write the headline, its numbers, gates, outliers and warnings, for a page of many results."""
+    stream.write("\n\n".join(_summary_blocks(report, view)) + "\n")
 
 
 def escape(text: str) -> str:
@@ -65,21 +71,42 @@ def _blocks(report: Report, view: View) -> Iterator[str]:
     if flips := summary.flips(report):
         yield ". ".join(map(escape, flips))
     yield from map(table_of, summary.slice_tables(report, view))
+    yield from _outlier_blocks(report)
+    if findings := summary.findings(report):
+        yield f"## {summary.FINDINGS}"
+        yield "\n".join(f"- {escape(one)}" for one in findings)
+    yield from _gate_blocks(report)
+    yield from _warning_blocks(report, view)
+    yield code(visible(report.signature, keep_spaces=True))
+
+
+def _summary_blocks(report: Report, view: View) -> Iterator[str]:
+    yield f"## {escape(in_a_line(report))}"
+    yield "\n".join(map(fact_line, summary.facts(report)))
+    yield table_of(summary.headline_table(report))
+    yield from _gate_blocks(report)
+    yield from _outlier_blocks(report)
+    yield from _warning_blocks(report, view)
+
+
+def _outlier_blocks(report: Report) -> Iterator[str]:
     if report.outliers:
         yield "## Outliers"
         yield escape(summary.outlier_heading(report))
         head = [f"{summary.at_least(report, name.lower())}{name}" for name in _OUTLIER_HEAD]
         yield _grid(head, [_outlier(*one) for one in enumerate(report.outliers, 1)])
-    if findings := summary.findings(report):
-        yield f"## {summary.FINDINGS}"
-        yield "\n".join(f"- {escape(one)}" for one in findings)
+
+
+def _gate_blocks(report: Report) -> Iterator[str]:
     if report.gates:
         yield f"## Verdict: {(report.verdict or '').upper()}"
         yield _grid(GateLine._fields, map(_gate, summary.gate_lines(report)))
+
+
+def _warning_blocks(report: Report, view: View) -> Iterator[str]:
     if warnings := summary.warnings(report, view):
         yield "## Warnings"
         yield "\n".join(f"- {escape(visible(w, keep_spaces=True))}" for w in warnings)
-    yield code(visible(report.signature, keep_spaces=True))
 
 
 def _tables(report: Report) -> Iterator[Table]:

@@ -15,7 +15,7 @@ def number(x: float | None) -> str:
     """``x`` to three to five significant digits, in at most nine characters."""
     if x is None or math.isnan(x):
         return ABSENT
-    if x == 0 or math.isinf(x):
+    if x == 0 or not math.isfinite(x):
         return f"{x:.0f}"
     if not _LEAST_FIXED <= abs(x) < _LEAST_LARGE:
         return f"{x:.2e}"
@@ -28,7 +28,7 @@ def figure(x: float | None, decimals: int | None = None) -> str:
     """``x`` to three significant digits, or with so many decimals: for a sentence, not a column."""
     if x is None or math.isnan(x):
         return ABSENT
-    if x == 0 or math.isinf(x):
+    if x == 0 or not math.isfinite(x):
         return f"{x:.0f}"
     if not _LEAST_FIXED <= abs(x) < _LEAST_LARGE:
         return f"{x:.2e}"
@@ -87,7 +87,13 @@ def estimate(x: float | None, low: float | None, high: float | None, sign: str =
     The ends have two significant digits of half its width. The number has at least three of its
     own, unless it is lost within the interval, and at most five.
     """
-    if x is None or low is None or high is None or not low < high or not math.isfinite(high - low):
+    if (
+        x is None
+        or low is None
+        or high is None
+        or not 0 < high - low < math.inf
+        or not math.isfinite(x)
+    ):
         return Estimate(_signed(figure(x), sign), "")
     half = (high - low) / 2
     if not _LEAST_FIXED <= max(abs(x), half) < _LEAST_LARGE:

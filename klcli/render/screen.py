@@ -3,6 +3,7 @@
 Every number stands under the name by which a gate knows it.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.cells import cell_len
@@ -52,11 +53,17 @@ def print_screen(report: Report, console: Console, view: View) -> None:
 def _print_headline(one: Headline, console: Console) -> None:
     limits = [Text(said, STYLES[verdict]) for verdict, said in one.limits]
     first, *others = one.parts
-    parts = [Text(first, "bold"), *limits, *map(Text, others)]
+    parts = [_emphasised(first), *limits, *map(Text, others)]
     _print_labelled(one.name, _lines(parts, console), console)
     for warning in one.warnings:
         label = Text.assemble(" " * _content(console), ("! ", "yellow"))
         print_hanging(label, Text(visible(warning, keep_spaces=True)), console)
+
+
+def _emphasised(said: str) -> Text:
+    """A number in bold, without its interval and what it means."""
+    number = re.split(r" [(±]|:", said)[0]
+    return Text.assemble((number, "bold"), said.removeprefix(number))
 
 
 def _print_labelled(name: str, lines: Sequence[Text], console: Console) -> None:
@@ -122,7 +129,8 @@ def _print_shape(report: Report, console: Console) -> None:
         for field in ("median", "p90", "p99", "max")
         if metric.get(field) is not None
     ]
-    lines = [*_lines(quantiles, console), *_histogram(report, console)]
+    # Two pictures one above the other would run into one.
+    lines = [*_histogram(report, console), *_lines(quantiles, console)]
     if lines:
         _print_labelled(f"{shown} a token", lines, console)
     if (along := _along(report, console)) is not None:

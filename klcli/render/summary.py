@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from klcli.errors import KlcliError
 from klcli.judge.intervals import Metric
+from klcli.judge.metrics import METRICS
 from klcli.judge.report import CorpusResult, Report, Slice, Tokens
 from klcli.render.models import details_of, name_of
 from klcli.render.numbers import apart, count, number, percent
@@ -50,33 +51,12 @@ SPREAD = {
 
 _IMPORTANCE = ("mean", "ci_low", "ci_high", "median", "max", "p99", "p95", "p90", "p999")
 
-_NATS = {
-    "kl": "KL(ref ‖ cand)",
-    "kl_reverse": "KL(cand ‖ ref)",
-    "jsd": "Jensen–Shannon",
-    "nll": "NLL",
-    "nll_reference": "NLL reference",
-    "nll_candidate": "NLL candidate",
-    "nll_difference": "NLL cand − ref",
-    "entropy": "entropy",
-}
-_SHARES = {
-    "tv": "total variation",
-    "delta_p": "Δp cand − ref",
-    "overlap_5": "top-5 overlap",
-}
-_VALUES = {
-    "perplexity_reference": "perplexity reference",
-    "perplexity_candidate": "perplexity candidate",
-    "perplexity_ratio": "perplexity cand/ref",
-    "bits_per_byte_reference": "bits/byte reference",
-    "bits_per_byte_candidate": "bits/byte candidate",
-    "word_perplexity": "word perplexity",
-    "byte_perplexity": "byte perplexity",
-    "top1_agreement": "top-1 agreement, %",
-    "delta_p_rms": "Δp RMS, %",
-}
-_IN_PERCENT = {*_SHARES, "top1_agreement", "delta_p_rms"}
+_NATS = ("kl", "kl_reverse", "jsd", "nll", "nll_reference", "nll_candidate", "nll_difference",
+         "entropy")  # fmt: skip
+_SHARES = ("tv", "delta_p", "overlap_5")
+_VALUES = ("perplexity_reference", "perplexity_candidate", "perplexity_ratio",
+           "bits_per_byte_reference", "bits_per_byte_candidate", "word_perplexity",
+           "byte_perplexity", "top1_agreement", "delta_p_rms")  # fmt: skip
 
 _VALUE = {"value": "value", "ci_low": "95 % low", "ci_high": "95 % high"}
 
@@ -183,9 +163,9 @@ def at_least(report: Report, metric: str) -> str:
     return "≥ " if metric in report.lower_bounds else ""
 
 
-def _labels(report: Report, names: Mapping[str, str]) -> dict[str, str]:
+def _labels(report: Report, names: Iterable[str]) -> dict[str, str]:
     return {
-        name: f"{at_least(report, name)}{_pseudo(report, label)}" for name, label in names.items()
+        name: f"{at_least(report, name)}{_pseudo(report, METRICS[name].label)}" for name in names
     }
 
 
@@ -200,15 +180,23 @@ def _pseudo(report: Report, label: str) -> str:
 
 def value_table(report: Report) -> Table:
     """Numbers of which the text has one, with the interval where there is one."""
-    return _metric_table(report.metrics, "whole text", _labels(report, _VALUES), _VALUE)
+    labels = {
+        name: f"{label}, %" if METRICS[name].is_share else label
+        for name, label in _labels(report, _VALUES).items()
+    }
+    return _metric_table(report.metrics, "whole text", labels, _VALUE)
 
 
 def corpus_table(report: Report) -> Table | None:
     """A row for each corpus and one for all; for a comparison only where there are several."""
-    compared = report.command == "compare"
-    if compared and len(report.corpora) < 2:
+    if report.command == "compare" and len(report.corpora) < 2:
         return None
-    columns = _COMPARE_CORPUS if compared else _PERPLEXITY_CORPUS
+    return headline_table(report)
+
+
+def headline_table(report: Report) -> Table:
+    """The numbers that most people ask for: a row for each corpus, and one for all of several."""
+    columns = _COMPARE_CORPUS if report.command == "compare" else _PERPLEXITY_CORPUS
     rows = [_corpus_row(visible(c.name, keep_spaces=True), c, columns) for c in report.corpora]
     if len(rows) != 1:
         rows.append(_corpus_row("all tokens", report, columns))
@@ -410,4 +398,4 @@ def _macro_row(
 
 
 def _cell(metric: str, value: float | None) -> str:
-    return percent(value) if metric in _IN_PERCENT else number(value)
+    return percent(value) if METRICS[metric].is_share else number(value)

@@ -35,18 +35,23 @@ def verdict_text(verdict: Verdict) -> Text:
 
 def print_verdict(report: Report, console: Console) -> None:
     """Who differs from whom, by how much text that is known, and how long it took."""
-    said = Text()
-    if report.verdict is not None:
-        said = Text.assemble(verdict_text(report.verdict), "  ")
-    elif report.command == "compare":
-        said = Text(f"{_FOUND[difference_of(report)][0]} ", "bold")
-    said.append(_who(report), "bold")
-    measured = alphabet_of(console).between.join(_measured(report))
-    if said.cell_len + 3 + cell_len(measured) <= console.width:
-        print_line(Text.assemble(said, "   ", measured), console)
+    alphabet = alphabet_of(console)
+    label, said = alphabet.spell_styled(_label(report)), Text(alphabet.spell(who(report)), "bold")
+    measured = alphabet.between.join(extent(report))
+    if label.cell_len + said.cell_len + 3 + cell_len(measured) <= console.width:
+        print_line(Text.assemble(label, said, "   ", measured), console)
     else:
-        print_hanging(Text(), said, console)
+        print_hanging(label, said, console)
         print_hanging(Text("  "), Text(measured), console)
+
+
+def _label(report: Report) -> Text:
+    """The verdict, or without gates a mark for what was found."""
+    if report.verdict is not None:
+        return Text.assemble(verdict_text(report.verdict), "  ")
+    if report.command == "compare":
+        return Text(f"{_FOUND[difference_of(report)][0]} ", "bold")
+    return Text()
 
 
 def print_last_verdict(report: Report, console: Console) -> None:
@@ -56,12 +61,12 @@ def print_last_verdict(report: Report, console: Console) -> None:
     words = {"pass": "passed", "fail": "failed", "inconclusive": "undecided"}
     many = sum(gate.verdict == report.verdict for gate in report.gates)
     gates = count(len(report.gates), "gate")
-    said = f"{_who(report)}: {many} of {gates} {words[report.verdict]}"
-    print_hanging(Text(), Text.assemble(verdict_text(report.verdict), "  ", said), console)
+    said = f"{who(report)}: {many} of {gates} {words[report.verdict]}"
+    print_hanging(_label(report), Text(said), console)
 
 
-def _who(report: Report) -> str:
-    """The model, or who differs from whom."""
+def who(report: Report) -> str:
+    """The model, or which candidate differs from which reference, and whether that is allowed."""
     common, names = short_names(report.models)
     names = {role: keep_start(name, _LONGEST_NAME) for role, name in names.items()}
     if report.command == "perplexity":
@@ -74,7 +79,8 @@ def _who(report: Report) -> str:
     return f"{said}, within the limits" if report.verdict == "pass" else said
 
 
-def _measured(report: Report) -> Iterator[str]:
+def extent(report: Report) -> Iterator[str]:
+    """How much was measured, and how long it took."""
     counts = report.counts
     yield count(counts["tokens"], "token")
     yield count(counts["windows"], "window")

@@ -110,8 +110,8 @@ def test_two_logit_files_without_tokens_still_have_a_divergence(
             np.save(tmp_path / f"{name}.npy", saved["logits"])
     done = klcli("compare", tmp_path / "reference.npy", tmp_path / "candidate.npy")
     assert done.code == 0
-    assert "0.001014" in done.out
-    assert "does not say which tokens" in " ".join(done.err.split())
+    assert "kl                0.00101" in done.out
+    assert "does not say which tokens" in " ".join(done.out.split())
 
 
 class Trap:
@@ -204,17 +204,24 @@ def test_a_reader_that_leaves_is_no_error(
     assert process.wait() == code
 
 
-def test_a_console_of_another_alphabet_is_no_error(
-    reference: Path, candidate: Path, corpus: Path
+@pytest.mark.parametrize(
+    ("encoding", "words", "says"),
+    [
+        ("ascii", ["--limit", "1", "--details"], "KL(reference || candidate), in nats"),
+        ("ascii", ["--context", "0\u2016"], "'0||'"),
+        ("cp1252", ["--help"], "KL(REFERENCE||CANDIDATE) in nats"),
+    ],
+)
+def test_a_console_of_another_alphabet_is_shown_what_it_has(
+    reference: Path, candidate: Path, corpus: Path, encoding: str, words: list[str], says: str
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "klcli", "compare", reference, candidate, corpus, "--limit", "1"],
+        [sys.executable, "-m", "klcli", "compare", reference, candidate, corpus, *words],
         capture_output=True,
         check=False,
-        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        env=os.environ | {"PYTHONIOENCODING": encoding},
     )
-    assert done.returncode == 0, done.stderr
-    assert b"KL(reference" in done.stdout
+    assert says in " ".join((done.stdout + done.stderr).decode(encoding).split())
 
 
 INTERRUPTED = """

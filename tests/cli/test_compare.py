@@ -26,11 +26,14 @@ def figures(fixtures: Path) -> dict[str, Any]:
 def test_two_models_and_a_text_make_a_table(
     klcli: Run, reference: Path, candidate: Path, corpus: Path
 ) -> None:
-    done = klcli("compare", reference, candidate, corpus, "--context", "64")
+    command = ("compare", reference, candidate, corpus, "--context", "64")
+    done = klcli(*command)
     assert done.code == 0
     assert done.err.startswith("3,584 tokens in ")
     assert done.err.count("\n") == 1
-    assert "KL(ref ‖ cand)        0.001014" in done.out
+    assert done.out.startswith("≠ candidate differs from reference ")
+    assert "kl                0.001014 ± 0.000097 nats" in done.out
+    assert "KL(ref ‖ cand)        0.001014" in klcli(*command, "--details").out
     assert max(map(len, done.out.splitlines())) <= 80
     assert "\x1b" not in done.out
 

@@ -55,7 +55,7 @@ def test_nan_in_logits_fails_a_gate_until_it_is_allowed(
     )  # fmt: skip
     done = klcli(*arguments)
     assert done.code == 3
-    assert "1 of 3584 tokens are left out" in " ".join(done.err.split())
+    assert "1 of 3584 tokens are left out" in " ".join(done.out.split())
     assert klcli(*arguments, "--allow-excluded").code == 0
 
 

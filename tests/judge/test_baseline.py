@@ -12,8 +12,9 @@ from klcli.judge.baseline import BaselineComparison, BaselineRun
 from klcli.judge.clusters import COSINES_BELOW, LEVEL, Clusters
 from klcli.judge.gate import parse_gate
 from klcli.judge.intervals import Metric
+from klcli.judge.metrics import BOUNDS, COMPARE_METRICS
 from klcli.judge.report import Report
-from klcli.judge.statistics import BOUNDS, COMPARE_METRICS, mean_metric
+from klcli.judge.statistics import mean_metric
 from klcli.measure.scores import TokenScores
 
 Floats = npt.NDArray[np.float64]

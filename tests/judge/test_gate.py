@@ -6,7 +6,7 @@ import pytest
 
 from klcli.errors import UsageError
 from klcli.judge.gate import Gate, GateResult, Rules, judge, overall, parse_gate
-from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS
+from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
 
 
 def parse(text: str) -> Gate:

@@ -8,8 +8,8 @@ import pytest
 
 from klcli.judge.gate import Gate, GateResult, Rules, judge, parse_gate
 from klcli.judge.intervals import Metric
+from klcli.judge.metrics import COMPARE_METRICS
 from klcli.judge.sequential import decide
-from klcli.judge.statistics import COMPARE_METRICS
 from klcli.judge.until import Until
 from tests.judge.test_until import TABLE
 

@@ -23,7 +23,8 @@ from klcli.judge.gate import (
     parse_gate,
 )
 from klcli.judge.intervals import Metric
-from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS, mean_metric
+from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
+from klcli.judge.statistics import mean_metric
 
 KL: Metric = {
     "mean": 0.5, "ci_low": 0.4, "ci_high": 0.7, "p99": 2.0, "p99_low": 1.5, "p99_high": 3.0

@@ -12,8 +12,9 @@ from klcli.errors import UsageError
 from klcli.judge.baseline import BaselineComparison, BaselineRun
 from klcli.judge.clusters import Clusters
 from klcli.judge.gate import GateResult, Rules, interval_fields, judge, parse_gate
+from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.report import Report
-from klcli.judge.statistics import COMPARE_METRICS, PERPLEXITY_METRICS, summarise
+from klcli.judge.statistics import summarise
 from klcli.measure.scores import TokenScores, score_columns
 
 Columns = dict[str, npt.NDArray[Any]]

@@ -9,14 +9,9 @@ import pytest
 
 from klcli.judge.clusters import Clusters
 from klcli.judge.intervals import Metric
-from klcli.judge.statistics import (
-    BOUNDS,
-    COMPARE_METRICS,
-    MEAN_FIELDS,
-    PERPLEXITY_METRICS,
-    summarise,
-)
+from klcli.judge.metrics import BOUNDS, COMPARE_METRICS, MEAN_FIELDS, PERPLEXITY_METRICS
 from klcli.judge.statistics import mean_metric as metric_of
+from klcli.judge.statistics import summarise
 from klcli.measure.columns import Column
 from klcli.measure.scores import TokenScores, score_columns
 

@@ -9,7 +9,7 @@ import pytest
 
 from klcli.errors import UsageError
 from klcli.judge.gate import parse_gate
-from klcli.judge.statistics import BOUNDS, COMPARE_METRICS, PERPLEXITY_METRICS
+from klcli.judge.metrics import BOUNDS, COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.until import MEANS, Precision, Until, parse_until
 from klcli.measure.gathered import ScoredBatch
 from klcli.text.cutting import plan_windows

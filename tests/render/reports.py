@@ -13,6 +13,7 @@ from klcli.choices import FIRST_OUTLIERS, SliceBy, TokenChoice
 from klcli.errors import Notice
 from klcli.judge.gate import GateResult
 from klcli.judge.intervals import Metric
+from klcli.judge.metrics import FLIP_FIELDS, MEAN_FIELDS, PROPORTION_FIELDS, VALUE_FIELDS
 from klcli.judge.report import (
     Along,
     CorpusResult,
@@ -22,7 +23,6 @@ from klcli.judge.report import (
     Slice,
     Tokens,
 )
-from klcli.judge.statistics import FLIP_FIELDS, MEAN_FIELDS, PROPORTION_FIELDS, VALUE_FIELDS
 from klcli.measure.scores import TokenScores, score_columns
 from klcli.render.terminal import render_terminal
 from klcli.render.view import View

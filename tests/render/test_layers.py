@@ -57,10 +57,11 @@ FOUND = layers(
 )
 
 
-def on_terminal(found: Layers, width: int = 80) -> str:
-    stream = io.StringIO()
+def on_terminal(found: Layers, width: int = 80, encoding: str = "utf-8") -> str:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding, newline="")
     render_terminal(found, StreamConsole(file=stream, width=width, force_terminal=False))
-    return stream.getvalue()
+    stream.seek(0)
+    return stream.read()
 
 
 def as_text(found: Layers, format_: str) -> str:
@@ -71,6 +72,15 @@ def as_text(found: Layers, format_: str) -> str:
 
 def test_a_table_looks_as_it_should() -> None:
     golden.check("layers.txt", on_terminal(FOUND))
+
+
+def test_a_console_with_less_than_unicode_gets_the_same_columns() -> None:
+    plain, full = (on_terminal(FOUND, encoding=one).split("\n") for one in ("ascii", "utf-8"))
+    head = next(place for place, line in enumerate(full) if line.startswith("layer"))
+    assert [len(line) for line in plain[head : head + 7]] == [
+        len(line) for line in full[head : head + 7]
+    ]
+    assert set(plain[head + 1]) == {"-"}
 
 
 def test_a_page_looks_as_it_should() -> None:

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klcli.render.numbers import apart, count, fixed, number, percent
+from klcli.render.numbers import (
+    apart,
+    count,
+    duration,
+    estimate,
+    figure,
+    fixed,
+    number,
+    percent,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +84,52 @@ def test_a_printed_value_never_contradicts_the_verdict(limit: float, difference:
     value = limit * (1 + difference)
     shown = float(apart(value, limit))
     assert (shown <= limit, shown >= limit) == (value <= limit, value >= limit)
+
+
+@pytest.mark.parametrize(
+    ("x", "shown"),
+    [
+        (None, "–"), (math.nan, "–"), (math.inf, "inf"), (0.0, "0"), (0.272, "0.272"),
+        (24.83, "24.8"), (9.996, "10.0"), (1234.5, "1,234"), (0.0001, "0.000100"),
+        (-0.04, "-0.0400"), (3.123e-5, "3.12e-05"), (2e7, "2.00e+07"),
+    ],
+)  # fmt: skip
+def test_a_figure_has_three_significant_digits(x: float | None, shown: str) -> None:
+    assert figure(x) == shown
+
+
+@pytest.mark.parametrize(
+    ("x", "low", "high", "number_", "interval"),
+    [
+        (0.272, 0.26, 0.284, "0.272", "0.260 to 0.284"),
+        (2.12691, 2.1030, 2.1507, "2.127", "2.103 to 2.151"),
+        (0.0000484, -0.0011, 0.0021, "0.00005", "-0.0011 to 0.0021"),
+        (0.2721234, 0.2721230, 0.2721239, "0.27212", "0.27212300 to 0.27212390"),
+        (0.0, -0.1, 0.1, "0", "-0.10 to 0.10"),
+        (3e-6, 2e-6, 4e-6, "3.00e-06", "2.00e-06 to 4.00e-06"),
+        (123456.7, 1e5, 2e5, "123,457", "100,000 to 200,000"),
+        (0.5, 0.5, 0.5, "0.500", ""),
+        (0.5, None, 0.6, "0.500", ""),
+        (math.inf, 0.5, 0.6, "inf", ""),
+        (math.nan, 0.5, 0.6, "–", ""),
+        (None, 0.5, 0.6, "–", ""),
+    ],
+)
+def test_an_estimate_has_as_many_digits_as_its_interval_deserves(
+    x: float | None, low: float | None, high: float | None, number_: str, interval: str
+) -> None:
+    assert estimate(x, low, high) == (number_, interval)
+
+
+@given(st.floats(-1e5, 1e5), st.floats(0, 1e3), st.floats(0, 1e3))
+def test_an_estimate_is_near_what_it_says(x: float, below: float, above: float) -> None:
+    said = estimate(x, x - below, x + above)
+    assert float(said.number.replace(",", "")) == pytest.approx(x, rel=0.006, abs=below + above)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.0, "0 s"), (0.31, "0.3 s"), (4.2, "4 s"), (59.7, "1m00s"), (308, "5m08s"), (7500, "2h05m")],
+)
+def test_a_duration_is_short(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
