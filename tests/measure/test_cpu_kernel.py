@@ -338,8 +338,8 @@ class TestPredictions:
         q = p.clone()
         p[[7, 4_000, 49_000]] = 3.0
         found = compare(p, q)
-        assert found.sides[0].top_ids.tolist() == [[7, 4_000, 49_000, 0, 1]]
-        assert found.sides[1].top_ids.tolist() == [[0, 1, 2, 3, 4]]
+        assert found.sides[0].top_ids.tolist() == [[7, 4_000, 49_000, 0, 1, 2, 3, 4, 5, 6]]
+        assert found.sides[1].top_ids.tolist() == [list(range(10))]
         assert found.sides[0].top1.tolist() == [7]
         assert float(found.differences["overlap_5"]) == pytest.approx(0.4)
 
@@ -348,13 +348,13 @@ class TestPredictions:
         generator = torch.Generator().manual_seed(levels)
         logits = (torch.rand(8, 3_000, generator=generator) * levels).floor()
         found = measure_rows([logits, logits], torch.zeros(8, dtype=torch.long), 3_000, 3_000)
-        expected = logits.sort(dim=-1, descending=True, stable=True).indices[:, :5]
+        expected = logits.sort(dim=-1, descending=True, stable=True).indices[:, :10]
         assert torch.equal(found.sides[0].top_ids, expected)
 
     def test_zero_and_minus_zero_tie(self) -> None:
         row = torch.tensor([-0.0, 0.0, -0.0, 0.0, -1.0, 0.0])
         found = compare(row, row, target=0).sides[0]
-        assert found.top_ids.tolist() == [[0, 1, 2, 3, 5]]
+        assert found.top_ids.tolist() == [[0, 1, 2, 3, 5, 4]]
         assert int(found.rank) == 0
 
     def test_an_unknown_target_has_neither_nll_nor_rank(self) -> None:
@@ -523,7 +523,7 @@ class TestLayout:
         p, q, targets = (x[:0] for x in self.given())
         found = measure_rows([p, q], targets, self.SIZE, self.WIDTH)
         assert {tuple(values.shape) for values in found.columns().values()} == {(0,)}
-        assert found.sides[0].top_ids.shape == (0, 5)
+        assert found.sides[0].top_ids.shape == (0, 10)
         assert found.usable().tolist() == []
 
 

@@ -220,8 +220,8 @@ class TestPredictions:
         q = p.clone()
         p[[7, 4_000, 8_990]] = 3.0
         found = compare(p, q, measure=measure)
-        assert found.sides[0].top_ids.tolist() == [[7, 4_000, 8_990, 0, 1]]
-        assert found.sides[1].top_ids.tolist() == [[0, 1, 2, 3, 4]]
+        assert found.sides[0].top_ids.tolist() == [[7, 4_000, 8_990, 0, 1, 2, 3, 4, 5, 6]]
+        assert found.sides[1].top_ids.tolist() == [list(range(10))]
         assert float(found.differences["overlap_5"]) == pytest.approx(0.4)
 
     @pytest.mark.parametrize("levels", [2, 50])
@@ -229,20 +229,20 @@ class TestPredictions:
         generator = torch.Generator().manual_seed(levels)
         logits = (torch.rand(3, SEVERAL, generator=generator) * levels).floor()
         found = measure([logits, logits], torch.zeros(3, dtype=torch.long), SEVERAL, SEVERAL)
-        expected = logits.sort(dim=-1, descending=True, stable=True).indices[:, :5]
+        expected = logits.sort(dim=-1, descending=True, stable=True).indices[:, :10]
         assert torch.equal(found.sides[0].top_ids, expected)
 
     def test_banned_tokens_are_the_last_of_the_top_the_lowest_ids_first(self) -> None:
         row = torch.full((SEVERAL,), -INF)
         row[[8, 2_500]] = torch.tensor([1.0, 2.0])
         side = compare(row, row, measure=measure).sides[0]
-        assert side.top_ids.tolist() == [[2_500, 8, 0, 1, 2]]
-        assert side.top_probabilities[0, 2:].tolist() == [0, 0, 0]
+        assert side.top_ids.tolist() == [[2_500, 8, 0, 1, 2, 3, 4, 5, 6, 7]]
+        assert side.top_probabilities[0, 2:].tolist() == [0] * 8
 
     def test_zero_and_minus_zero_tie(self) -> None:
         row = torch.tensor([-0.0, 0.0, -0.0, 0.0, -1.0, 0.0])
         found = compare(row, row, 0, measure).sides[0]
-        assert found.top_ids.tolist() == [[0, 1, 2, 3, 5]]
+        assert found.top_ids.tolist() == [[0, 1, 2, 3, 5, 4]]
         assert int(found.rank) == 0
 
     def test_an_unknown_target_has_neither_nll_nor_rank(self) -> None:
@@ -349,7 +349,7 @@ class TestLayout:
         p, q, targets = (x[:0] for x in self.given())
         found = measure([p, q], targets, self.WIDTH, self.WIDTH)
         assert {tuple(values.shape) for values in found.columns().values()} == {(0,)}
-        assert found.sides[0].top_ids.shape == (0, 5)
+        assert found.sides[0].top_ids.shape == (0, 10)
         assert found.usable().tolist() == []
 
 

@@ -3,7 +3,7 @@
 "use strict";
 
 const BLOCK = 200;          // tokens that are drawn together, up to the end of a line
-const LONGEST_BLOCK = 400;
+const LONGEST_BLOCK = 600;
 const NEAR = "1200px 0px";  // how far from the screen blocks are drawn
 const PRINTED = 6000;       // tokens of a text that are printed
 const STEPS = 6;            // colours of a scale to each side
@@ -20,8 +20,16 @@ function make(tag, properties = {}, ...children) {
 
 const ARRAYS = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, i4: Int32Array, f4: Float32Array };
 
+function bytesOf(base64) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64);
+  const letters = atob(base64);
+  const bytes = new Uint8Array(letters.length);
+  for (let place = 0; place < letters.length; place++) bytes[place] = letters.charCodeAt(place);
+  return bytes;
+}
+
 async function unpack(base64) {
-  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const bytes = bytesOf(base64);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   const content = await new Response(stream).arrayBuffer();
   const start = 4 + new DataView(content).getUint32(0, true);
@@ -88,7 +96,7 @@ function measuresOf(data, labels) {
   };
 }
 
-// Half decades that end where the largest values are: 0.01, 0.03, 0.1 and so on.
+// 1, 2 and 5 of each decade, up to where the largest values are.
 function edgesOf(measure, count) {
   const sizes = new Float32Array(count);
   for (let row = 0; row < count; row++) {
@@ -97,11 +105,12 @@ function edgesOf(measure, count) {
   }
   sizes.sort();
   const large = sizes[Math.floor(0.995 * (count - 1))] || sizes[count - 1] || 1;
-  const last = Math.floor(2 * Math.log10(large) + 0.05);
-  return Array.from({ length: STEPS }, (_, step) => {
-    const half = last - STEPS + 1 + step;
-    return (half % 2 ? 3 : 1) * 10 ** Math.floor(half / 2);
-  });
+  const decade = Math.floor(Math.log10(large));
+  const all = [];
+  for (let power = decade - 2; power <= decade; power++) {
+    for (const digit of [1, 2, 5]) all.push(digit * 10 ** power);
+  }
+  return all.filter((edge) => edge <= large * 1.001).slice(-STEPS);
 }
 
 // How deep the colour of a value is: 1 to 6, below 0 for what is better; 0 for none, NaN unknown.
