@@ -4,9 +4,8 @@ The share of a copy is how many bytes a kernel reads in a second, of those that 
 same GPU reads and writes: what is read once and not written can reach 1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -49,7 +48,7 @@ def _kernels(what: str, width: int, dtype: torch.dtype, scale: float) -> Iterato
     logits = [side.to(dtype) for side in logits]
     targets = torch.zeros(rows, dtype=torch.long, device="cuda")
     target = torch.empty_like(logits[0])
-    jobs = [partial(target.copy_, logits[0])]
+    jobs: list[Callable[[], object]] = [partial(target.copy_, logits[0])]
     jobs += [partial(_measure, logits[:n], targets, width) for n in SIDES]
     times = in_turns(ROUNDS, *(partial(_on_the_gpu, job) for job in jobs))
     speed = [2 * target.nbytes / copy for copy, *_ in times]
@@ -67,7 +66,7 @@ def _measure(logits: Sequence[torch.Tensor], targets: torch.Tensor, width: int) 
     return gpu.measure_rows(logits, targets, width, width)
 
 
-def _on_the_gpu(job: Any) -> float:
+def _on_the_gpu(job: Callable[[], object]) -> float:
     """How long the longest piece of work on the GPU of a job takes, in seconds.
 
     It is the copy, or the kernel: what brings its columns to the CPU is short beside it.
@@ -77,7 +76,7 @@ def _on_the_gpu(job: Any) -> float:
     with profile(activities=[ProfilerActivity.CUDA]) as found:
         job()
         torch.cuda.synchronize()
-    return max(event.device_time_total for event in found.key_averages()) / 1e6
+    return float(max(event.device_time_total for event in found.key_averages())) / 1e6
 
 
 def _loops(what: str, shape: str, dtype: torch.dtype, scale: float) -> Iterator[Figure]:
