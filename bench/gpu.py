@@ -6,6 +6,7 @@ same GPU reads and writes: what is read once and not written can reach 1.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
