@@ -185,7 +185,7 @@ def test_compare_makes_a_table_that_calls_pseudo_what_is_pseudo(
     done = klcli("compare", reference, candidate, *lines, "--details")
     assert done.code == 0, done.err
     found = done.out.splitlines()
-    assert found[0] == "KL(reference ‖ candidate), in nats, at every masked token"
+    assert "KL(reference ‖ candidate), in nats, at every masked token" in found
     assert "windows    masked, context 66, stride 16, PLL original" in found
     for label in (
         "pseudo-NLL reference",
@@ -204,7 +204,7 @@ def test_perplexity_makes_a_table_that_calls_pseudo_what_is_pseudo(
     done = klcli("perplexity", reference, *lines, "--details")
     assert done.code == 0, done.err
     found = done.out.splitlines()
-    assert found[0] == "Pseudo-perplexity"
+    assert "Pseudo-perplexity" in found
     assert any(line.startswith("pseudo-NLL ") for line in found)
     [head] = [line for line in found if line.startswith("corpus ") and "95 % low" in line]
     assert head.split()[2:4] == ["pseudo-NLL", "pseudo-perplexity"]
