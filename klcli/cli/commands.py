@@ -11,8 +11,10 @@ from klcli.choices import (
     ENDINGS,
     FIRST_OUTLIERS,
     LAYERS_ENDINGS,
+    RANK_ENDINGS,
     Format,
     LayersFormat,
+    RankFormat,
     SliceBy,
     TokenChoice,
 )
@@ -24,6 +26,7 @@ from klcli.cli.options import (
     layers_output_options,
     merging_options,
     output_options,
+    rank_options,
     recording_options,
     run_options,
     window_options,
@@ -33,6 +36,7 @@ from klcli.cli.showing import (
     onto_stdout,
     open_page,
     print_layers,
+    print_ranking,
     print_report,
     print_warnings,
     say,
@@ -200,6 +204,46 @@ def layers(
         say(f"Warning: {warning.message}")
     print_layers(found, format_)
     return ExitCode.DONE
+
+
+@cli.command()
+@click.argument("reference", type=click.Path())
+@click.argument("candidates", nargs=-1, required=True, metavar="CANDIDATE...", type=click.Path())
+@window_options
+@source_options(sided=True, inside=True)
+@rank_options
+def rank(
+    reference: str,
+    candidates: tuple[str, ...],
+    corpus: tuple[str, ...],
+    format_: RankFormat,
+    outputs: tuple[str, ...],
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Rank many candidates against one reference, which is read once.
+
+    \b
+    klcli rank model/ model-8bit/ model-4bit/ model-Q4_K_M.gguf --corpus corpus.txt
+    klcli rank base.recording quants/*.gguf --output rank.html --output rank.svg
+    klcli rank base/ training/ --keep-order --corpus held-out.txt --corpus train.txt
+
+    REFERENCE and each CANDIDATE are what klcli compare takes. A folder that holds checkpoint-*
+    folders stands for these. A candidate that cannot be compared is a row that says why, and the
+    exit code is then 1.
+    """  # noqa: D301
+    from klcli.api import rank as run
+    from klcli.render.files import check_outputs, write_outputs
+    from klcli.render.ranking import WRITERS
+
+    read = (reference, *candidates, *corpus, *_places(**options))
+    check_outputs(outputs, read, RANK_ENDINGS)
+    with progress_hooks(quiet) as hooks:
+        files = [Named(path) for path in corpus]
+        found = run(reference, candidates, files, **(options | _typed() | hooks))
+    write_outputs(found, outputs, endings=RANK_ENDINGS, writers=WRITERS)
+    print_ranking(found, format_)
+    return ExitCode.ERROR if found.failed else verdict_code(found.verdict)
 
 
 @cli.command()

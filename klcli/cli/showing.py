@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from klcli.choices import Format, LayersFormat
+from klcli.choices import Format, LayersFormat, RankFormat
 from klcli.errors import ExitCode, OutputError
 
 if TYPE_CHECKING:
     from klcli.judge.layers import Layers
+    from klcli.judge.ranking import Ranking
     from klcli.judge.report import Report
     from klcli.render.view import View
 
@@ -126,6 +127,23 @@ def open_page(report: "Report", view: "View") -> None:
     write_outputs(report, [str(page)], view)
     if not webbrowser.open(page.as_uri()):
         raise OutputError(f"no browser opens: open {page} yourself")
+
+
+def print_ranking(ranking: "Ranking", format_: RankFormat) -> None:
+    """Print what ``klcli rank`` found on stdout.
+
+    Raises:
+        OutputError: stdout cannot be written to.
+    """
+    from klcli.render.ranking import PRINTERS, render_terminal
+    from klcli.render.terminal import StreamConsole
+    from klcli.render.view import DEFAULT_VIEW
+
+    with onto_stdout():
+        if format_ == "table":
+            render_terminal(ranking, StreamConsole())
+        else:
+            PRINTERS[format_](ranking, sys.stdout, DEFAULT_VIEW)
 
 
 @contextlib.contextmanager
