@@ -161,22 +161,19 @@ def _row(ranking: Ranking, one: Candidate, name: str) -> dict[str, str]:
     bound = "≥ " if "kl" in one.lower_bounds else ""
     metrics = one.corpora[0].metrics if ranking.in_order and len(one.corpora) > 1 else one.metrics
     kl = metrics["kl"]
-    row = {
+    return {
         "candidate": name,
         "": ALIKE if one.above is not None and one.above.differs is False else "",
         "KL": f"{bound}{figure(kl['mean'])}",
+        **(_over_steps(one) if ranking.in_order else {}),
         "95 %": _interval(kl),
+        "gates": one.verdict or "",
         "size": _size(one.model.get("bytes")),
         "bits": ABSENT if (bits := one.model.get("bits_per_weight")) is None else f"{bits:.3g}",
         "p99.9": figure(kl["p999"]),
         "PPL ratio": figure(metrics["perplexity_ratio"]["value"], 4),
         "top-1 %": percent(metrics["top1_agreement"]["value"]),
     }
-    if ranking.in_order:
-        row |= _over_steps(one)
-    if one.verdict is not None:
-        row["gates"] = one.verdict
-    return row
 
 
 def _over_steps(one: Candidate) -> dict[str, str]:
