@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import klcli
+from klcli.judge.report import Report
 from klcli.render.html import render_html
 from klcli.render.text import visible
 from tests.browser.page import Page
@@ -24,7 +25,7 @@ ENTER = "\ue007"
 RIGHT, DOWN = "\ue014", "\ue015"
 
 
-def written(report: klcli.Report, path: Path) -> Path:
+def written(report: Report, path: Path) -> Path:
     stream = io.StringIO()
     render_html(report, stream)
     path.write_text(stream.getvalue(), encoding="utf-8")
@@ -38,15 +39,23 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[klcli.Report, Path]:
     models = fixtures / "models"
     corpora = [fixtures / "corpus.txt", fixtures / "other.txt"]
     report = klcli.compare(
-        models / "reference", models / "candidate", corpora, limit=6, keep_top="all", device="cpu"
+        models / "reference", models / "candidate", corpora, limit=16, keep_top="all", device="cpu"
     )
     return report, written(report, tmp_path_factory.mktemp("page") / "report.html")
 
 
 @pytest.fixture
 def page(real: tuple[klcli.Report, Path], opened: Open) -> Page:
-    """That page, just opened."""
-    return opened(real[1])
+    """That page, just opened, at its text."""
+    page = opened(real[1])
+    to_text(page)
+    return page
+
+
+def to_text(page: Page) -> None:
+    """Scroll to the text, of which only what is near is drawn."""
+    page.run("document.getElementById('text-section').scrollIntoView()")
+    page.wait("return document.querySelector('#text .t') !== null")
 
 
 def test_every_scored_token_of_what_is_on_screen_is_there_with_a_name_and_a_colour(
@@ -154,6 +163,7 @@ def test_nothing_leaves_the_page_and_the_browser_has_no_complaint(page: Page) ->
 
 def test_hostile_text_shows_as_text(opened: Open, tmp_path: Path) -> None:
     page = opened(written(hostile_report(), tmp_path / "hostile.html"))
+    to_text(page)
     shown = page.run("return [...document.querySelectorAll('#text .t')].map(t => t.textContent)")
     wanted = [
         "↵\n".join(visible(line, keep_spaces=True) for line in text.split("\n"))
@@ -192,7 +202,7 @@ def test_axe_finds_nothing_serious_where_there_is_less(
     for name, report in {
         "gates": gated_report(),
         "one model": perplexity_report(),
-        "no tokens": klcli.Report.from_dict(gated_report().to_dict()),
+        "no tokens": Report.from_dict(gated_report().to_dict()),
     }.items():
         assert serious(opened(written(report, tmp_path / f"{name}.html")), axe) == [], name
 

@@ -130,6 +130,8 @@ def tokens(texts: Sequence[str] = WORDS, *, paired: bool = True, documents: int 
         for name, kind in score_columns(paired=paired).items()
     }
     columns["document"] = np.minimum(np.arange(n), documents - 1).astype(np.int32)
+    first = np.searchsorted(columns["document"], columns["document"])
+    columns["position"] = (np.arange(n) - first).astype(np.int64)
     columns["excluded"] = np.zeros(n, dtype=np.bool_)
     return Tokens(
         scores=TokenScores(columns),
@@ -144,7 +146,7 @@ def tokens(texts: Sequence[str] = WORDS, *, paired: bool = True, documents: int 
 def alternatives(n: int, *, paired: bool) -> Alternatives:
     """What two models expected at each of ``n`` tokens: that one, and the first one."""
     ids = np.stack([np.arange(n), np.zeros(n)], axis=1).astype(np.int32)
-    probabilities = np.tile(np.array([0.75, 0.125], np.float32), (n, 1))
+    probabilities = np.tile(np.array([0.75, 0.125], dtype=np.float32), (n, 1))
     sides = SIDES if paired else ()
     return Alternatives(
         index=np.arange(n),

@@ -19,8 +19,10 @@ from klcli.render.text import visible
 from klcli.render.verdict import extent, verdict_text, who
 from klcli.render.view import DEFAULT_VIEW, View
 
-_NAMESPACE = re.compile(r' xmlns(:\w+)?="[^"]*"')
-"""What an SVG needs in a file of its own only."""
+_SUPERFLUOUS = re.compile(
+    r' (?:xmlns(?::\w+)?="[^"]*"|role="graphics-[^"]*"|aria-roledescription="[^"]*")'
+)
+"""What an SVG needs in a file of its own only, and names of parts of what is one image."""
 _FOR_EACH_KIND = View(slices=get_args(SliceBy))
 
 
@@ -89,7 +91,7 @@ def _pictures(report: Report) -> Iterator[Picture]:
         drawn[f"slices-{by}"] = partial(charts.slices, by=by)
     for name, draw in drawn.items():
         try:
-            yield Picture(name, _NAMESPACE.sub("", draw(report, theme=PAGE)))
+            yield Picture(name, _SUPERFLUOUS.sub("", draw(report, theme=PAGE)))
         except KlcliError:  # one of a klcli that kept fewer numbers
             continue
 
