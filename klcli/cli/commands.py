@@ -332,7 +332,7 @@ def _run(
     check_outputs(outputs, (*inputs, *_places(**options)))
     check_summary(format_)
     if browse:
-        check_extra("report.html", "html")
+        check_extra("--open", "html")
     if browse or any(format_of(path, ENDINGS) == "html" for path in outputs):
         options["keep_top"] = "all"
     if outliers is not None:
