@@ -15,7 +15,7 @@ from klcli.render.plain import failure, in_a_line
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View
 
-UNGATED = "compared without a gate"
+UNGATED = "measured without a gate"
 """The one test case of a report without gates; its name must stay the same from run to run."""
 
 
