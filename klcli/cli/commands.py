@@ -33,6 +33,7 @@ from klcli.cli.options import (
 )
 from klcli.cli.progress import progress_hooks
 from klcli.cli.showing import (
+    check_summary,
     onto_stdout,
     open_page,
     print_layers,
@@ -373,8 +374,9 @@ def _run(
     from klcli.render.view import View
 
     check_outputs(outputs, (*inputs, *_places(**options)))
+    check_summary(format_)
     if browse:
-        check_extra("report.html", "html")
+        check_extra("--open", "html")
     if browse or any(format_of(path, ENDINGS) == "html" for path in outputs):
         options["keep_top"] = "all"
     if outliers is not None:

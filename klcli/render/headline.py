@@ -129,7 +129,7 @@ def _told_apart(one: float | None, other: float | None) -> str:
     if one is None or other is None:
         return f"{figure(one)} → {figure(other)}"
     for digits in range(3, 7):
-        shown = [figure(x, decimals_for(x, digits)) if x > 0 else figure(x) for x in (one, other)]
+        shown = [figure(x, digits) for x in (one, other)]
         if one == other or shown[0] != shown[1]:
             break
     return " → ".join(shown)

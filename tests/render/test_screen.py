@@ -62,7 +62,11 @@ def identical_report() -> Report:
 def infinite_report() -> Report:
     """A model that gives probability 0 to what the other expects."""
     return compare_report(
-        metrics=metrics(kl=mean(math.inf, median=0.25, max=math.inf)),
+        metrics=metrics(
+            kl=mean(math.inf, median=0.25, max=math.inf),
+            perplexity_candidate=value(math.inf),
+            perplexity_ratio=value(math.inf),
+        ),
         distribution=replace(DISTRIBUTION, infinite=2),
         along=replace(ALONG, means=[0.25, math.inf, None, 0.5]),
         outliers=[outlier(kl=math.inf)],
