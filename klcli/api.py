@@ -24,6 +24,7 @@ from klcli.keywords import (
     RankOptions,
     RunOptions,
 )
+from klcli.rank_request import ranking
 from klcli.render.notebook import Report
 from klcli.runs.ranks import joined_ranks
 from klcli.sources.kinds import checkpoints_in
@@ -83,6 +84,7 @@ def rank(
     corpus: Corpora = (),
     *,
     keep_order: bool = False,
+    run: AnyPath | None = None,
     **options: Unpack[RankOptions],
 ) -> Ranking:
     """Compare many candidates with one reference, which is read once, and put them in order.
@@ -93,6 +95,7 @@ def rank(
             these.
         corpus: path of a text or several, or texts.
         keep_order: leave the candidates in natural order, as checkpoints of a training run.
+        run: folder to keep the run of each candidate in; the same call goes on there.
         options: those of the command, see below.
 
     Returns:
@@ -102,7 +105,7 @@ def rank(
         KlcliError: the reference or a text cannot be read, or an option is wrong.
     """
     several = [one for given in candidates for one in checkpoints_in(given)]
-    wanted = request.ranking(reference, several, corpus, options, in_order=keep_order)
+    wanted = ranking(reference, several, corpus, options, run=run, in_order=keep_order)
     inputs, wrong = check_ranking(wanted)
     from klcli.ranking import rank  # which loads torch
 

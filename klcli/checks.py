@@ -16,7 +16,8 @@ from klcli.errors import KlcliError, OutputError, SourceError, UsageError
 from klcli.judge.baseline import BaselineRun
 from klcli.judge.saved import open_baseline
 from klcli.measure.shard import WHOLE
-from klcli.request import Measurement, Ranking, Recording
+from klcli.rank_request import RankRequest
+from klcli.request import Measurement, Recording
 from klcli.runs.folder import check_going_on
 from klcli.runs.format import RUN
 from klcli.sources.checks import check_model, check_source
@@ -58,7 +59,7 @@ def check_measurement(request: Measurement, world: int) -> Inputs:
     return Inputs(corpora=corpora, baseline=baseline)
 
 
-def check_ranking(request: Ranking) -> tuple[Inputs, list[KlcliError | None]]:
+def check_ranking(request: RankRequest) -> tuple[Inputs, list[KlcliError | None]]:
     """Look at all that ``rank`` shall read and write.
 
     Returns:

@@ -108,7 +108,6 @@ class RankOptions(ReadOptions, SidedOptions, total=False):
     allow_excluded: bool
     gate_confidence: float | None
     baseline: AnyPath | None
-    run: AnyPath | None
     command_line: str | None
 
 

@@ -11,8 +11,8 @@ from klcli.errors import KlcliError
 from klcli.judge.gate import overall
 from klcli.judge.ranking import Candidate, Compared, Ranking, ordered
 from klcli.judge.report import Report
+from klcli.rank_request import RankRequest
 from klcli.request import Measurement
-from klcli.request import Ranking as Request
 from klcli.runs.ranks import Ranks
 from klcli.sources.kinds import kind_of
 from klcli.workflow import ReadOnce, read_once, run, run_beside
@@ -21,7 +21,7 @@ REFERENCE = "reference.recording"
 """What the folder of a ranking holds beside the runs of its candidates."""
 
 
-def rank(request: Request, inputs: Inputs, wrong: Sequence[KlcliError | None]) -> Ranking:
+def rank(request: RankRequest, inputs: Inputs, wrong: Sequence[KlcliError | None]) -> Ranking:
     """Compare every candidate with the reference, one after the other, and put them in order.
 
     A candidate that cannot be compared is a row that says why.
@@ -74,7 +74,7 @@ def _compare(pair: Measurement, reference: ReadOnce | None, inputs: Inputs) -> R
 
 
 @contextlib.contextmanager
-def _reference(request: Request, inputs: Inputs) -> Iterator[ReadOnce | None]:
+def _reference(request: RankRequest, inputs: Inputs) -> Iterator[ReadOnce | None]:
     """The reference, read once for several candidates; None where each comparison opens it.
 
     That spares a forward pass of the reference for every candidate but the first, and costs the

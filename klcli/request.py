@@ -4,10 +4,8 @@ The public functions take keyword arguments (see ``keywords``); here they become
 here on nothing is an option any more.
 """
 
-import hashlib
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, get_type_hints
@@ -32,7 +30,6 @@ from klcli.keywords import (
     Corpora,
     LayersOptions,
     Model,
-    RankOptions,
     RunOptions,
     SidedOptions,
 )
@@ -180,30 +177,6 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ranking:
-    """What ``rank`` is asked for: a comparison of each candidate with the same reference.
-
-    ``run`` is the folder that keeps them all. ``in_order`` leaves candidates in natural order.
-
-    Raises:
-        UsageError: there is no candidate, or one is named twice.
-    """
-
-    pairs: tuple[Measurement, ...]
-    run: str | None
-    in_order: bool
-    hooks: Hooks
-
-    def __post_init__(self) -> None:
-        if not self.pairs:
-            raise UsageError("name at least one CANDIDATE beside the REFERENCE")
-        names = [str(pair.specs[1]) for pair in self.pairs if isinstance(pair.specs[1], str)]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise UsageError(f"{twice} is named twice: name each candidate once")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
     """What ``record`` is asked for: where a model's predictions on a text are kept, and how.
 
@@ -292,39 +265,10 @@ def comparison(
     Raises:
         UsageError: an option is wrong whatever the input holds.
     """
-    _check_known(options, CompareOptions)
+    check_known(options, CompareOptions)
     specs = (spec_of(reference), spec_of(candidate))
     loads = _sided_loads(specs, options)
     return _measurement(specs, loads, corpora, COMPARE_METRICS, options)
-
-
-def ranking(
-    reference: Model,
-    candidates: Sequence[Model],
-    corpora: Corpora,
-    options: RankOptions,
-    *,
-    in_order: bool,
-) -> Ranking:
-    """The request of ``rank``.
-
-    Raises:
-        UsageError: an option is wrong whatever the input holds, or there is no candidate.
-    """
-    _check_known(options, RankOptions)
-    run = None if options.get("run") is None else os.fspath(options["run"] or "")
-    pairs = []
-    for candidate in candidates:
-        keeping = {} if run is None else {"run": os.path.join(run, run_name(candidate))}
-        pairs.append(comparison(reference, candidate, corpora, {**options, **keeping}))  # type: ignore[typeddict-item]
-    return Ranking(pairs=tuple(pairs), run=run, in_order=in_order, hooks=_pick(Hooks, options))
-
-
-def run_name(candidate: Model) -> str:
-    """The folder of a candidate in that of a ranking: its base name, and what tells it apart."""
-    spec = str(spec_of(candidate))
-    base = re.sub(r"[^\w.-]+", "-", os.path.basename(spec.rstrip("/\\")))[:80]
-    return f"{base}-{hashlib.sha256(spec.encode()).hexdigest()[:8]}.run"
 
 
 def perplexity(model: Model, corpora: Corpora, options: RunOptions) -> Measurement:
@@ -333,7 +277,7 @@ def perplexity(model: Model, corpora: Corpora, options: RunOptions) -> Measureme
     Raises:
         UsageError: an option is wrong whatever the input holds.
     """
-    _check_known(options, RunOptions)
+    check_known(options, RunOptions)
     loads = (_pick(LoadOptions, options),)
     return _measurement((spec_of(model),), loads, corpora, PERPLEXITY_METRICS, options)
 
@@ -346,7 +290,7 @@ def layers(
     Raises:
         UsageError: an option is wrong whatever the input holds.
     """
-    _check_known(options, LayersOptions)
+    check_known(options, LayersOptions)
     specs = (spec_of(reference), spec_of(candidate))
     return _measurement(specs, _sided_loads(specs, options), corpora, {}, options)
 
@@ -359,7 +303,7 @@ def recording(
     Raises:
         UsageError: an option is wrong whatever the input holds.
     """
-    _check_known(options, RunOptions)
+    check_known(options, RunOptions)
     place = os.fspath(output)
     scope, spec = _pick(Scope, options), spec_of(model)
     if isinstance(spec, GivenLogits):
@@ -437,7 +381,7 @@ def _pick(kind: type[Request], options: Mapping[str, object], **more: Any) -> Re
     return kind(**_own(kind, options), **more)
 
 
-def _check_known(options: Mapping[str, object], known: type) -> None:
+def check_known(options: Mapping[str, object], known: type) -> None:
     """Raise a TypeError where an option is unknown, as Python does, with what may be meant."""
     names = get_type_hints(known)
     for name in sorted(set(options) - set(names)):

@@ -16,8 +16,8 @@ PACKAGE = Path(klcli.__file__).parent
 FLOW = [
     "errors", "choices", "hooks", "torchrun",
     "text", "storage", "sources", "align", "measure", "runs", "judge", "render",
-    "keywords", "request", "documented", "review", "checks", "workflow", "layerwise", "ranking",
-    "api", "testing", "inspection", "cli",
+    "keywords", "request", "rank_request", "documented", "review", "checks", "workflow",
+    "layerwise", "ranking", "api", "testing", "inspection", "cli",
 ]  # fmt: skip
 """A folder, or a file beside them, imports only from those before it."""
 HEAVY = ["torch", "transformers"]
