@@ -90,13 +90,12 @@ def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: 
     klcli compare gpt2 distilgpt2 corpus.txt
     klcli compare model/ model-4bit/ corpus.txt --gate 'kl.mean<=0.01'
     klcli compare model/ model/ corpus.txt --candidate-dtype bfloat16
-    klcli compare base.recording model-4bit/ --output run.json
-    klcli compare teacher.npz student.safetensors
+    klcli compare base.recording model-4bit/ --output report.html
 
     REFERENCE and CANDIDATE are each a Hub id, a model folder, a .gguf file, a recording, or a logit
-    file (.npy .npz .pt .safetensors, llama.cpp's base files, or .jsonl with top_logprobs). CORPUS
-    is any number of text files, .jsonl with a "text" field, .gz of these, or - for stdin. What is
-    no model brings its tokens and needs none. Divergences are KL(REFERENCE‖CANDIDATE) in nats.
+    file (.npy .npz .pt .safetensors, llama.cpp's base files, .jsonl). CORPUS is any number of text
+    files, .jsonl with a "text" field, .gz of these, or - for stdin; recordings and logit files need
+    none. Divergences are KL(REFERENCE‖CANDIDATE) in nats.
     """  # noqa: D301
     from klcli.api import compare as run
 

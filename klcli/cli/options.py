@@ -114,7 +114,7 @@ window_options = section(
         help="For masked models, hide every K-th token at once, K forward rows a window: faster, "
         "and an approximation.  [default: one token at a time]",
     ),
-    common=("protocol", "context", "documents", "limit"),
+    common=("protocol", "context", "limit"),
 )
 
 
@@ -153,7 +153,7 @@ run_options = section(
         metavar="I/N",
         help="Score only the I-th of N parts, to be joined by klcli merge. Needs --run.",
     ),
-    common=("until", "run", "shard"),
+    common=("until", "run"),
 )
 
 _shown_options = section(
