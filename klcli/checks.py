@@ -45,6 +45,7 @@ def check_measurement(request: Measurement, world: int) -> Inputs:
             the run.
     """
     _check_ranks(request, world)
+    _check_sources(request)
     _check_text(request)
     _check_noise_floor(request)
     run = request.keeping.run
@@ -52,7 +53,6 @@ def check_measurement(request: Measurement, world: int) -> Inputs:
         RUN.check_place(Path(run))
         check_going_on(Path(run), _known(request))
     corpora = read_corpora(request.corpora, request.scope.split)
-    _check_sources(request)
     baseline = open_baseline(request.limits.baseline)
     if baseline is not None:
         baseline.check_command("compare" if len(request.specs) == 2 else "perplexity")
@@ -140,9 +140,9 @@ def check_layers(request: Measurement) -> Inputs:
                 f"{spec} is a {kind}, which does not hold what is between the layers of a model: "
                 "give the model itself"
             )
+    _check_sources(request)
     _check_text(request)
     corpora = read_corpora(request.corpora, request.scope.split)
-    _check_sources(request)
     return Inputs(corpora=corpora)
 
 

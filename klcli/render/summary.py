@@ -315,7 +315,7 @@ def gate_lines(report: Report) -> list[GateLine]:
         GateLine(
             verdict=gate.verdict,
             gate=visible(gate.gate.strip(), keep_spaces=True),
-            value=apart(gate.value, gate.limit),
+            value=apart(gate.value, gate.limit, 3),
             reason=visible(gate_words(gate), keep_spaces=True),
         )
         for gate in report.gates

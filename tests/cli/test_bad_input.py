@@ -326,3 +326,10 @@ def test_an_output_never_replaces_an_input(klcli: Run, reference: Path, tmp_path
     done = klcli("perplexity", reference, text, "--output", tmp_path / "." / "text.jsonl")
     assert_refused(done, 2, "is an input of this run")
     assert text.read_bytes() == before
+
+
+def test_a_text_in_the_place_of_a_model_is_said_to_be_none(
+    klcli: Run, reference: Path, corpus: Path
+) -> None:
+    for given in ((reference, corpus), (corpus, reference, reference)):
+        assert_refused(klcli("compare", *given), 1, corpus.name, "model")
