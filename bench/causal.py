@@ -51,7 +51,7 @@ def _ratios(
         yield ratio(
             f"{command}, {what} ÷ bare forward passes",
             partial(run_loop, sources, table),
-            partial(_bare, sources, table),
+            partial(bare, sources, table),
             goal=goal,
         )
     yield ratio(
@@ -69,11 +69,12 @@ def run_loop(sources: Sequence[CausalSource], table: WindowTable) -> None:
 
 
 @torch.inference_mode()
-def _bare(sources: Sequence[CausalSource], table: WindowTable) -> None:
+def bare(sources: Sequence[CausalSource], table: WindowTable) -> None:
+    """The models' own forward passes of the same batches."""
     for batch in plan_batches(table.windows, sources[0].batch_tokens):
         ids = torch.stack([torch.tensor(table.windows[n].inputs).long() for n in batch])
         for source in sources:
-            source._model(input_ids=ids, use_cache=False)
+            source._model(input_ids=ids.to(source.device), use_cache=False)
 
 
 @torch.inference_mode()

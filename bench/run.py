@@ -12,7 +12,7 @@ import json
 import os
 from pathlib import Path
 
-PARTS = ("causal", "masked", "files", "memory", "growth", "processes", "programs")
+PARTS = ("causal", "masked", "files", "memory", "growth", "processes", "programs", "gpu")
 
 
 def main() -> None:

@@ -32,6 +32,15 @@ SHAPES = {
         "num_key_value_heads": 3,
         "head_dim": 64,
     },
+    "Qwen2.5-0.5B": {
+        "vocab_size": 151_936,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+    },
     "V = 262,144": {
         "vocab_size": 262_144,
         "hidden_size": 640,
@@ -42,7 +51,9 @@ SHAPES = {
         "head_dim": 256,
     },
 }
-"""SmolLM2-135M, and a model whose head costs more than its body: the shape of Gemma-3-270m."""
+"""SmolLM2-135M, Qwen2.5-0.5B but for its biases, and a model whose head costs more than its body:
+the shape of Gemma-3-270m.
+"""
 LOGIT_SPREAD = 5.0
 BITS = 4
 
@@ -98,6 +109,11 @@ def rounded(source: CausalSource) -> CausalSource:
 def as_dtype(source: CausalSource, dtype: torch.dtype) -> CausalSource:
     """The same model in another number format."""
     return CausalSource(source.name, source._model.to(dtype), source.vocabulary)
+
+
+def on_device(source: CausalSource, device: str, dtype: torch.dtype) -> CausalSource:
+    """The same model on another device, in another number format."""
+    return CausalSource(source.name, source._model.to(device, dtype), source.vocabulary)
 
 
 def text(copies: int = 1) -> str:

@@ -5,17 +5,19 @@
 >>> report.metrics["kl"]["mean"]                            # doctest: +SKIP
 
 ``compare``, ``perplexity`` and ``record`` take the options of the command of the same name as
-keyword arguments; the first two return a ``Report``. ``layers`` says where in the network two
-models part. Importing klcli loads neither torch nor transformers.
+keyword arguments; the first two return a ``Report``. ``rank`` puts many candidates in order, and
+``layers`` says where in the network two models part. Importing klcli loads neither torch nor
+transformers.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from klcli.api import compare, layers, merge, perplexity, record, report
+    from klcli.api import compare, layers, merge, perplexity, rank, record, report
     from klcli.errors import KlcliError
     from klcli.judge.layers import Layers
+    from klcli.judge.ranking import Ranking
     from klcli.render.notebook import Report
 
 __version__ = "0.1.0"
@@ -23,12 +25,14 @@ __version__ = "0.1.0"
 __all__ = [
     "KlcliError",
     "Layers",
+    "Ranking",
     "Report",
     "__version__",
     "compare",
     "layers",
     "merge",
     "perplexity",
+    "rank",
     "record",
     "report",
 ]
@@ -40,6 +44,8 @@ _HOMES = {
     "record": "klcli.api",
     "report": "klcli.api",
     "merge": "klcli.api",
+    "rank": "klcli.api",
+    "Ranking": "klcli.judge.ranking",
     "KlcliError": "klcli.errors",
     "Layers": "klcli.judge.layers",
     "Report": "klcli.render.notebook",

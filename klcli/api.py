@@ -9,14 +9,25 @@ from os import fspath
 from typing import TYPE_CHECKING, Unpack
 
 from klcli import request
-from klcli.checks import check_layers, check_measurement, check_recording
+from klcli.checks import check_layers, check_measurement, check_ranking, check_recording
 from klcli.choices import DEFAULT_TOP_K, KeepTop, RecordingChoice
 from klcli.documented import with_keywords
 from klcli.errors import in_one_line
 from klcli.judge.layers import Layers
-from klcli.keywords import AnyPath, CompareOptions, Corpora, LayersOptions, Model, RunOptions
+from klcli.judge.ranking import Ranking
+from klcli.keywords import (
+    AnyPath,
+    CompareOptions,
+    Corpora,
+    LayersOptions,
+    Model,
+    RankOptions,
+    RunOptions,
+)
+from klcli.rank_request import ranking
 from klcli.render.notebook import Report
 from klcli.runs.ranks import joined_ranks
+from klcli.sources.kinds import checkpoints_in
 from klcli.sources.options import RecordingFormat
 
 if TYPE_CHECKING:
@@ -63,6 +74,42 @@ def perplexity(model: Model, corpus: Corpora = (), **options: Unpack[RunOptions]
     """
     wanted = request.perplexity(model, corpus, options)
     return _run(wanted)
+
+
+@with_keywords(RankOptions)
+@in_one_line()
+def rank(
+    reference: Model,
+    candidates: Sequence[Model],
+    corpus: Corpora = (),
+    *,
+    keep_order: bool = False,
+    run: AnyPath | None = None,
+    **options: Unpack[RankOptions],
+) -> Ranking:
+    """Compare many candidates with one reference, which is read once, and put them in order.
+
+    Args:
+        reference: what ``compare`` takes.
+        candidates: the same, each once; a folder that holds ``checkpoint-…`` folders stands for
+            these.
+        corpus: path of a text or several, or texts.
+        keep_order: leave the candidates in natural order, as checkpoints of a training run.
+        run: folder to keep the run of each candidate in; the same call goes on there.
+        options: those of the command, see below.
+
+    Returns:
+        A row for each candidate, by KL; those that could not be compared come last and say why.
+
+    Raises:
+        KlcliError: the reference or a text cannot be read, or an option is wrong.
+    """
+    several = [one for given in candidates for one in checkpoints_in(given)]
+    wanted = ranking(reference, several, corpus, options, run=run, in_order=keep_order)
+    inputs, wrong = check_ranking(wanted)
+    from klcli.ranking import rank  # which loads torch
+
+    return rank(wanted, inputs, wrong)
 
 
 @with_keywords(LayersOptions)

@@ -12,10 +12,11 @@ from typing import Any
 from klcli import torchrun
 from klcli.align.checks import check_options
 from klcli.align.files import refuse_text, refuse_window_options
-from klcli.errors import OutputError, SourceError, UsageError
+from klcli.errors import KlcliError, OutputError, SourceError, UsageError
 from klcli.judge.baseline import BaselineRun
 from klcli.judge.saved import open_baseline
 from klcli.measure.shard import WHOLE
+from klcli.rank_request import RankRequest
 from klcli.request import Measurement, Recording
 from klcli.runs.folder import check_going_on
 from klcli.runs.format import RUN
@@ -44,6 +45,7 @@ def check_measurement(request: Measurement, world: int) -> Inputs:
             the run.
     """
     _check_ranks(request, world)
+    _check_sources(request)
     _check_text(request)
     _check_noise_floor(request)
     run = request.keeping.run
@@ -51,11 +53,54 @@ def check_measurement(request: Measurement, world: int) -> Inputs:
         RUN.check_place(Path(run))
         check_going_on(Path(run), _known(request))
     corpora = read_corpora(request.corpora, request.scope.split)
-    _check_sources(request)
     baseline = open_baseline(request.limits.baseline)
     if baseline is not None:
         baseline.check_command("compare" if len(request.specs) == 2 else "perplexity")
     return Inputs(corpora=corpora, baseline=baseline)
+
+
+def check_ranking(request: RankRequest) -> tuple[Inputs, list[KlcliError | None]]:
+    """Look at all that ``rank`` shall read and write.
+
+    Returns:
+        What has been read, and of each candidate what is wrong with it, None for nothing.
+
+    Raises:
+        KlcliError: the reference, the text or the baseline is missing or cannot be read, or there
+            is no place for the run.
+    """
+    if torchrun.world_size() > 1:
+        raise UsageError("klcli rank runs in one process: run it without torchrun")
+    if request.run is not None:
+        _check_folder(Path(request.run))
+    first = request.pairs[0]
+    _check_text(first)
+    corpora = read_corpora(first.corpora, first.scope.split)
+    check_source(first.specs[0], first.loads[0])
+    baseline = open_baseline(first.limits.baseline)
+    if baseline is not None:
+        baseline.check_command("compare")
+    wrong = [_wrong_with(pair) for pair in request.pairs]
+    return Inputs(corpora=corpora, baseline=baseline), wrong
+
+
+def _check_folder(folder: Path) -> None:
+    """Find out whether runs can be kept in a folder, which may not be there yet."""
+    obstacle = obstacle_to(folder / "any.run" if folder.is_dir() else folder)
+    if obstacle is not None:
+        raise OutputError(f"cannot keep runs in {folder}: {obstacle}")
+
+
+def _wrong_with(pair: Measurement) -> KlcliError | None:
+    """What keeps the candidate of a pair from being compared, as far as a look at it tells."""
+    try:
+        check_source(pair.specs[1], pair.loads[1])
+        if pair.keeping.run is not None and Path(pair.keeping.run).exists():
+            RUN.check_place(Path(pair.keeping.run))
+            check_going_on(Path(pair.keeping.run), _known(pair))
+    except KlcliError as error:
+        return error
+    return None
 
 
 def check_recording(request: Recording) -> Inputs:
@@ -95,9 +140,9 @@ def check_layers(request: Measurement) -> Inputs:
                 f"{spec} is a {kind}, which does not hold what is between the layers of a model: "
                 "give the model itself"
             )
+    _check_sources(request)
     _check_text(request)
     corpora = read_corpora(request.corpora, request.scope.split)
-    _check_sources(request)
     return Inputs(corpora=corpora)
 
 

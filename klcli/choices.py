@@ -31,18 +31,9 @@ TokenChoice = Literal["all", "outliers", "none"]
 KeepTop = Literal["outliers", "all"]
 Format = Literal["table", "json", "jsonl", "csv", "markdown", "github"]
 FileFormat = Literal[
-    "json",
-    "jsonl",
-    "csv",
-    "markdown",
-    "junit",
-    "badge",
-    "card",
-    "parquet",
-    "svg",
-    "png",
-    "html",
+    "json", "jsonl", "csv", "markdown", "html", "junit", "badge", "card", "parquet", "svg", "png"
 ]
+RankFormat = Literal["table", "json", "csv", "markdown"]
 LayersFormat = Literal["table", "json", "markdown"]
 
 ENDINGS: Mapping[str, FileFormat] = {
@@ -50,15 +41,25 @@ ENDINGS: Mapping[str, FileFormat] = {
     ".jsonl": "jsonl",
     ".csv": "csv",
     ".md": "markdown",
+    ".html": "html",
     ".xml": "junit",
     ".badge.json": "badge",
     ".yaml": "card",
-    ".html": "html",
     ".parquet": "parquet",
     ".svg": "svg",
     ".png": "png",
 }
 """The format of a file by the ending of its name; of several endings the longest counts."""
+
+RANK_ENDINGS: Mapping[str, FileFormat] = {
+    ".json": "json",
+    ".csv": "csv",
+    ".md": "markdown",
+    ".html": "html",
+    ".svg": "svg",
+    ".png": "png",
+}
+"""The same of the files that ``rank`` writes."""
 
 LAYERS_ENDINGS: Mapping[str, FileFormat] = {".json": "json", ".md": "markdown"}
 """The same of the files that ``layers`` writes."""

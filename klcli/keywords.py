@@ -101,5 +101,15 @@ class CompareOptions(RunOptions, SidedOptions, total=False):
     candidate_token_ids: AnyPath | None
 
 
+class RankOptions(ReadOptions, SidedOptions, total=False):
+    """Keyword arguments of ``rank``."""
+
+    gates: Sequence[str]
+    allow_excluded: bool
+    gate_confidence: float | None
+    baseline: AnyPath | None
+    command_line: str | None
+
+
 class LayersOptions(ReadOptions, SidedOptions, total=False):
     """Keyword arguments of ``layers``."""

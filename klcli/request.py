@@ -265,7 +265,7 @@ def comparison(
     Raises:
         UsageError: an option is wrong whatever the input holds.
     """
-    _check_known(options, CompareOptions)
+    check_known(options, CompareOptions)
     specs = (spec_of(reference), spec_of(candidate))
     loads = _sided_loads(specs, options)
     return _measurement(specs, loads, corpora, COMPARE_METRICS, options)
@@ -277,7 +277,7 @@ def perplexity(model: Model, corpora: Corpora, options: RunOptions) -> Measureme
     Raises:
         UsageError: an option is wrong whatever the input holds.
     """
-    _check_known(options, RunOptions)
+    check_known(options, RunOptions)
     loads = (_pick(LoadOptions, options),)
     return _measurement((spec_of(model),), loads, corpora, PERPLEXITY_METRICS, options)
 
@@ -290,7 +290,7 @@ def layers(
     Raises:
         UsageError: an option is wrong whatever the input holds.
     """
-    _check_known(options, LayersOptions)
+    check_known(options, LayersOptions)
     specs = (spec_of(reference), spec_of(candidate))
     return _measurement(specs, _sided_loads(specs, options), corpora, {}, options)
 
@@ -303,7 +303,7 @@ def recording(
     Raises:
         UsageError: an option is wrong whatever the input holds.
     """
-    _check_known(options, RunOptions)
+    check_known(options, RunOptions)
     place = os.fspath(output)
     scope, spec = _pick(Scope, options), spec_of(model)
     if isinstance(spec, GivenLogits):
@@ -381,7 +381,7 @@ def _pick(kind: type[Request], options: Mapping[str, object], **more: Any) -> Re
     return kind(**_own(kind, options), **more)
 
 
-def _check_known(options: Mapping[str, object], known: type) -> None:
+def check_known(options: Mapping[str, object], known: type) -> None:
     """Raise a TypeError where an option is unknown, as Python does, with what may be meant."""
     names = get_type_hints(known)
     for name in sorted(set(options) - set(names)):

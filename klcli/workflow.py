@@ -33,9 +33,9 @@ from klcli.sources import Source, identity_of
 from klcli.sources.conditions import conditions_of, software
 from klcli.sources.devices import batch_tokens_for
 from klcli.sources.files.llamacpp_writer import write_base_file
-from klcli.sources.given import GivenLogits, paths_of
+from klcli.sources.given import GivenLogits, GivenModel, paths_of
 from klcli.sources.hf.given import as_found
-from klcli.sources.hf.loading import load_model, open_model
+from klcli.sources.hf.loading import open_model
 from klcli.sources.hf.variants import read_differently
 from klcli.sources.kinds import kind_of
 from klcli.sources.opening import open_source, told_of_loading
@@ -61,6 +61,39 @@ def run(request: Measurement, inputs: Inputs, ranks: Ranks) -> Report:
     began = monotonic()
     with as_found(request.specs), _opened(request, inputs) as opened:
         return _measured(_prepare(request, opened, inputs.baseline, began), ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOnce:
+    """A reference whose model has left the memory, by its predictions, and what to know of it."""
+
+    source: Source
+    notices: tuple[Notice, ...]
+
+
+def read_once(request: Measurement, corpora: Sequence[Corpus], folder: Path) -> ReadOnce:
+    """Record what the reference of a request predicts, to compare it with several candidates.
+
+    Raises:
+        KlcliError: the reference or the text cannot be read.
+    """
+    spec = request.specs[0]
+    assert not isinstance(spec, GivenLogits)
+    with as_found([spec]):
+        return _recorded(spec, request.loads[0], corpora, request, folder)
+
+
+def run_beside(
+    reference: ReadOnce, request: Measurement, baseline: BaselineRun | None, ranks: Ranks
+) -> Report:
+    """Compare the candidate of a request with a reference that was read before.
+
+    Raises:
+        KlcliError: the candidate cannot be read or does not fit the reference.
+    """
+    began = monotonic()
+    with as_found(request.specs[1:]):
+        return _measured(_prepare(request, _beside(reference, request), baseline, began), ranks)
 
 
 def keep_predictions(request: Recording, inputs: Inputs) -> Recorded:
@@ -166,21 +199,29 @@ def _opened(request: Measurement, inputs: Inputs) -> Iterator[_Opened]:
 
 def _opened_apart(request: Measurement, corpora: Sequence[Corpus], folder: Path) -> _Opened:
     """A reference whose model has left the memory, its predictions in ``folder``; a candidate."""
-    reference, candidate = paths_of(request.specs)
-    reference_load, candidate_load = request.loads
-    first, notices = _recorded(reference, reference_load, corpora, request, folder)
+    reference = paths_of(request.specs)[0]
+    return _beside(_recorded(reference, request.loads[0], corpora, request, folder), request)
+
+
+def _beside(reference: ReadOnce, request: Measurement) -> _Opened:
+    candidate = request.specs[1]
     with told_of_loading(candidate, request.hooks):
-        second = open_source(candidate, candidate_load)
+        second = open_source(candidate, request.loads[1])
     scope = Scope(limit=request.scope.limit)  # the rest is settled by the recording
-    return _Opened(sources=[first, second], corpora=[], scope=scope, notices=notices)
+    sources = [reference.source, second]
+    return _Opened(sources=sources, corpora=[], scope=scope, notices=reference.notices)
 
 
 def _recorded(
-    spec: str, load: LoadOptions, corpora: Sequence[Corpus], request: Measurement, folder: Path
-) -> tuple[Source, tuple[Notice, ...]]:
+    spec: str | GivenModel,
+    load: LoadOptions,
+    corpora: Sequence[Corpus],
+    request: Measurement,
+    folder: Path,
+) -> ReadOnce:
     """A recording in ``folder`` under the name of its model, which has left the memory again."""
     with told_of_loading(spec, request.hooks):
-        live = load_model(spec, load)
+        live = open_model(spec, load)
     alignment = align([live], corpora, request.scope)
     record(
         live,
@@ -195,7 +236,7 @@ def _recorded(
     source.stand_for(live)
     del live
     gc.collect()
-    return source, alignment.notices
+    return ReadOnce(source, alignment.notices)
 
 
 def _prepare(

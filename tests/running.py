@@ -18,7 +18,8 @@ class Outcome:
 
 
 def timeless(printed: str | bytes) -> dict[str, Any]:
-    """A report as JSON, without how long the run took."""
+    """A report as JSON, without how long the run took and the command that asked for it."""
     report: dict[str, Any] = json.loads(printed)
     del report["seconds"]
+    report["environment"].pop("command_line", None)
     return report

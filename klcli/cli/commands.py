@@ -11,8 +11,10 @@ from klcli.choices import (
     ENDINGS,
     FIRST_OUTLIERS,
     LAYERS_ENDINGS,
+    RANK_ENDINGS,
     Format,
     LayersFormat,
+    RankFormat,
     SliceBy,
     TokenChoice,
 )
@@ -24,15 +26,18 @@ from klcli.cli.options import (
     layers_output_options,
     merging_options,
     output_options,
+    rank_options,
     recording_options,
     run_options,
     window_options,
 )
 from klcli.cli.progress import progress_hooks
 from klcli.cli.showing import (
+    check_summary,
     onto_stdout,
     open_page,
     print_layers,
+    print_ranking,
     print_report,
     print_warnings,
     say,
@@ -85,13 +90,12 @@ def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: 
     klcli compare gpt2 distilgpt2 corpus.txt
     klcli compare model/ model-4bit/ corpus.txt --gate 'kl.mean<=0.01'
     klcli compare model/ model/ corpus.txt --candidate-dtype bfloat16
-    klcli compare base.recording model-4bit/ --output run.json
-    klcli compare teacher.npz student.safetensors
+    klcli compare base.recording model-4bit/ --output report.html
 
     REFERENCE and CANDIDATE are each a Hub id, a model folder, a .gguf file, a recording, or a logit
-    file (.npy .npz .pt .safetensors, llama.cpp's base files, or .jsonl with top_logprobs). CORPUS
-    is any number of text files, .jsonl with a "text" field, .gz of these, or - for stdin. What is
-    no model brings its tokens and needs none. Divergences are KL(REFERENCE‖CANDIDATE) in nats.
+    file (.npy .npz .pt .safetensors, llama.cpp's base files, .jsonl). CORPUS is any number of text
+    files, .jsonl with a "text" field, .gz of these, or - for stdin; recordings and logit files need
+    none. Divergences are KL(REFERENCE‖CANDIDATE) in nats.
     """  # noqa: D301
     from klcli.api import compare as run
 
@@ -200,6 +204,46 @@ def layers(
         say(f"Warning: {warning.message}")
     print_layers(found, format_)
     return ExitCode.DONE
+
+
+@cli.command()
+@click.argument("reference", type=click.Path())
+@click.argument("candidates", nargs=-1, required=True, metavar="CANDIDATE...", type=click.Path())
+@window_options
+@source_options(sided=True, inside=True)
+@rank_options
+def rank(
+    reference: str,
+    candidates: tuple[str, ...],
+    corpus: tuple[str, ...],
+    format_: RankFormat,
+    outputs: tuple[str, ...],
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Rank many candidates against one reference, which is read once.
+
+    \b
+    klcli rank model/ model-8bit/ model-4bit/ model-Q4_K_M.gguf --corpus corpus.txt
+    klcli rank base.recording quants/*.gguf --output rank.html --output rank.svg
+    klcli rank base/ training/ --keep-order --corpus held-out.txt --corpus train.txt
+
+    REFERENCE and each CANDIDATE are what klcli compare takes. A folder that holds checkpoint-*
+    folders stands for these. A candidate that cannot be compared is a row that says why, and the
+    exit code is then 1.
+    """  # noqa: D301
+    from klcli.api import rank as run
+    from klcli.render.files import check_outputs, write_outputs
+    from klcli.render.ranking import WRITERS
+
+    read = (reference, *candidates, *corpus, *_places(**options))
+    check_outputs(outputs, read, RANK_ENDINGS)
+    with progress_hooks(quiet) as hooks:
+        files = [Named(path) for path in corpus]
+        found = run(reference, candidates, files, **(options | _typed() | hooks))
+    write_outputs(found, outputs, endings=RANK_ENDINGS, writers=WRITERS)
+    print_ranking(found, format_)
+    return ExitCode.ERROR if found.failed else verdict_code(found.verdict)
 
 
 @cli.command()
@@ -329,8 +373,9 @@ def _run(
     from klcli.render.view import View
 
     check_outputs(outputs, (*inputs, *_places(**options)))
+    check_summary(format_)
     if browse:
-        check_extra("report.html", "html")
+        check_extra("--open", "html")
     if browse or any(format_of(path, ENDINGS) == "html" for path in outputs):
         options["keep_top"] = "all"
     if outliers is not None:

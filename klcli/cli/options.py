@@ -1,7 +1,9 @@
 """Options of commands, by concern. Their choices are those of the requests."""
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
@@ -11,18 +13,21 @@ from klcli.choices import (
     ENDINGS,
     FIRST_OUTLIERS,
     LAYERS_ENDINGS,
+    RANK_ENDINGS,
     Bos,
     DocumentSplit,
+    FileFormat,
     Format,
     LayersFormat,
     NoiseFloor,
     Pll,
+    RankFormat,
     RecordingChoice,
     SliceBy,
     SpecialTokens,
     TokenChoice,
 )
-from klcli.cli.help import one_of, section, several
+from klcli.cli.help import Decorated, one_of, section, several
 from klcli.text.protocols import PRESETS
 
 
@@ -109,7 +114,7 @@ window_options = section(
         help="For masked models, hide every K-th token at once, K forward rows a window: faster, "
         "and an approximation.  [default: one token at a time]",
     ),
-    common=("protocol", "context", "documents", "limit"),
+    common=("protocol", "context", "limit"),
 )
 
 
@@ -148,7 +153,7 @@ run_options = section(
         metavar="I/N",
         help="Score only the I-th of N parts, to be joined by klcli merge. Needs --run.",
     ),
-    common=("until", "run", "shard"),
+    common=("until", "run"),
 )
 
 _shown_options = section(
@@ -230,27 +235,73 @@ _gate_options = section(
 
 output_options = several(_gate_options, _shown_options)
 
-layers_output_options = section(
-    "Output",
-    click.option(
-        "--format",
-        "format_",
-        type=one_of(LayersFormat),
-        default="table",
-        show_default=True,
-        help="What is printed on stdout.",
+
+def _written_options(
+    formats: Any, endings: Mapping[str, FileFormat]
+) -> Callable[[Decorated], Decorated]:
+    """How a result other than a report is printed and written."""
+    return section(
+        "Output",
+        click.option(
+            "--format",
+            "format_",
+            type=one_of(formats),
+            default="table",
+            show_default=True,
+            help="What is printed on stdout.",
+        ),
+        click.option(
+            "--output",
+            "outputs",
+            multiple=True,
+            type=click.Path(),
+            metavar="FILE",
+            help="Write the result to a file too, in the format of its ending: "
+            f"{' '.join(endings)}. Can be given several times.",
+        ),
+        click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
+        common=("format_", "outputs", "quiet"),
+    )
+
+
+layers_output_options = _written_options(LayersFormat, LAYERS_ENDINGS)
+
+rank_options = several(
+    section(
+        "Text",
+        click.option(
+            "--corpus",
+            "corpus",
+            multiple=True,
+            type=click.Path(),
+            metavar="FILE",
+            help="Text to score. Can be given several times; with --keep-order each has a column.",
+        ),
+        common=("corpus",),
     ),
-    click.option(
-        "--output",
-        "outputs",
-        multiple=True,
-        type=click.Path(),
-        metavar="FILE",
-        help="Write the result to a file too, in the format of its ending: "
-        f"{' '.join(LAYERS_ENDINGS)}. Can be given several times.",
+    _gate_options,
+    _written_options(RankFormat, RANK_ENDINGS),
+    section(
+        "Output",
+        click.option(
+            "--keep-order",
+            is_flag=True,
+            help="Leave the candidates in natural order, as the checkpoints of a training run. Of "
+            "two texts the gap of the NLL is shown.",
+        ),
+        common=("keep_order",),
     ),
-    click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
-    common=("format_", "outputs", "quiet"),
+    section(
+        "Long runs",
+        click.option(
+            "--run",
+            type=click.Path(),
+            metavar="DIR",
+            help="Keep the run of each candidate in a folder. The same command goes on there after "
+            "a kill, and klcli report shows each.",
+        ),
+        common=("run",),
+    ),
 )
 
 _outliers_option = section(
@@ -325,19 +376,19 @@ judging_options = several(
     section(
         "Output",
         click.option(
+            "--open",
+            "browse",
+            is_flag=True,
+            help="Open the report in a browser, as a page in a temporary file.",
+        ),
+        click.option(
             "--outliers",
             type=click.IntRange(min=0),
             metavar="N",
             help="How many outlier tokens are reported.  [default: as many as the run was made "
             "with]",
         ),
-        click.option(
-            "--open",
-            "browse",
-            is_flag=True,
-            help="Open the report in a browser, as a page in a temporary file.",
-        ),
-        common=("outliers", "browse"),
+        common=("browse", "outliers"),
     ),
 )
 """Of the output options, those that a saved run can be shown with; outliers besides."""

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from klcli.choices import Format, LayersFormat
+from klcli.choices import Format, LayersFormat, RankFormat
 from klcli.errors import ExitCode, OutputError
+from klcli.storage.places import obstacle_to
 
 if TYPE_CHECKING:
     from klcli.judge.layers import Layers
+    from klcli.judge.ranking import Ranking
     from klcli.judge.report import Report
     from klcli.render.view import View
 
@@ -74,6 +76,23 @@ def print_report(report: "Report", format_: Format, view: "View") -> None:
             PRINTERS[format_](report, sys.stdout, view)
 
 
+def check_summary(format_: Format) -> None:
+    """Find out before the long work whether the summary of a step can be written, if one is.
+
+    Raises:
+        OutputError: its file cannot be written.
+    """
+    path = _step_summary()
+    if format_ == "github" and path is not None and (obstacle := obstacle_to(path)):
+        raise OutputError(f"cannot write the summary of the step to {path}: {obstacle}")
+
+
+def _step_summary() -> Path | None:
+    """The file for the summary of this step of GitHub Actions; None where this is none."""
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    return Path(path) if path else None
+
+
 def _summarise_step(report: "Report", view: "View") -> None:
     """Add the report to the summary of the step, where this is a step of GitHub Actions.
 
@@ -82,11 +101,11 @@ def _summarise_step(report: "Report", view: "View") -> None:
     """
     from klcli.render.github import append_step_summary
 
-    path = os.environ.get("GITHUB_STEP_SUMMARY")
-    if not path:
+    path = _step_summary()
+    if path is None:
         return
     try:
-        has_room = append_step_summary(report, Path(path), view)
+        has_room = append_step_summary(report, path, view)
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"cannot write the summary of the step to {path}: {reason}") from error
@@ -126,6 +145,23 @@ def open_page(report: "Report", view: "View") -> None:
     write_outputs(report, [str(page)], view)
     if not webbrowser.open(page.as_uri()):
         raise OutputError(f"no browser opens: open {page} yourself")
+
+
+def print_ranking(ranking: "Ranking", format_: RankFormat) -> None:
+    """Print what ``klcli rank`` found on stdout.
+
+    Raises:
+        OutputError: stdout cannot be written to.
+    """
+    from klcli.render.ranking import PRINTERS, render_terminal
+    from klcli.render.terminal import StreamConsole
+    from klcli.render.view import DEFAULT_VIEW
+
+    with onto_stdout():
+        if format_ == "table":
+            render_terminal(ranking, StreamConsole())
+        else:
+            PRINTERS[format_](ranking, sys.stdout, DEFAULT_VIEW)
 
 
 @contextlib.contextmanager

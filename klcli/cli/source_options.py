@@ -109,7 +109,7 @@ def source_options(*, sided: bool, inside: bool = False) -> Callable[[Decorated]
             help="Run as a language model what was saved as something else, such as a classifier.",
         ),
         *(() if inside else (_compile_option,)),
-        common=("dtype", "candidate_dtype", "device", "adapter", "revision"),
+        common=("dtype", "candidate_dtype", "device", "adapter"),
     )
     return several(models, _memory_options)
 

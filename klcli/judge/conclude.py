@@ -122,7 +122,7 @@ def conclude(
         noise_floor=noise_floor,
         shard=None if shard == WHOLE else str(shard),
         passages=find_passages(scores, alignment),
-        tokens=_tokens(evaluation, alignment, flagged),
+        tokens=_tokens(evaluation, alignment, flagged, clusters),
     )
 
 
@@ -195,7 +195,9 @@ def _mean_of_known(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if len(known) == len(values) else None
 
 
-def _tokens(evaluation: Evaluation, alignment: Alignment, flagged: Bools) -> Tokens:
+def _tokens(
+    evaluation: Evaluation, alignment: Alignment, flagged: Bools, clusters: Clusters
+) -> Tokens:
     scores, alternatives = evaluation.scores, evaluation.alternatives
     columns = [name for name in scores.columns if name.startswith("top1") or name == "token_id"]
     documents = alignment.table.documents
@@ -212,4 +214,5 @@ def _tokens(evaluation: Evaluation, alignment: Alignment, flagged: Bools) -> Tok
         ids=[document.ids for document in documents],
         flagged=flagged,
         alternatives=alternatives,
+        clusters=clusters,
     )

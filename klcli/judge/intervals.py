@@ -34,12 +34,12 @@ def mean_with_error(x: npt.NDArray[Any], clusters: Clusters) -> Metric:
     if len(clusters) < 2 or not math.isfinite(mean):
         return metric
     sums = clusters.sums(x, shift=mean)
-    error = standard_error(sums, _independent_error(x, mean), clusters)
+    error = standard_error(sums, independent_error(x, mean), clusters)
     half = error.half_width(clusters.level)
     return metric | _told(error, sums, clusters) | {"ci_low": mean - half, "ci_high": mean + half}
 
 
-def _independent_error(x: npt.NDArray[Any], mean: float) -> float:
+def independent_error(x: npt.NDArray[Any], mean: float) -> float:
     """The error of a mean of independent tokens."""
     squares = sum(float(((x[start:stop] - mean) ** 2).sum()) for start, stop in blocks(len(x)))
     return math.sqrt(squares / (len(x) - 1) / len(x))

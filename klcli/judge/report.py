@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from klcli.choices import SliceBy
 from klcli.errors import KlcliError, Notice
+from klcli.judge.clusters import Clusters
 from klcli.judge.gate import GateResult, Verdict
 from klcli.judge.intervals import Metric
 from klcli.measure.scores import Alternatives, TokenScores
@@ -153,7 +154,7 @@ class Tokens:
 
     ``texts`` are those of all ids, ``documents`` the names of the documents and ``ids`` all tokens
     of each, scored or not. ``flagged`` (tokens,) says which stand out, and ``alternatives`` what
-    the models expected at some tokens or all.
+    the models expected at some tokens or all. ``clusters`` are those over which errors are taken.
     """
 
     scores: TokenScores
@@ -162,6 +163,7 @@ class Tokens:
     ids: Sequence[npt.NDArray[np.integer[Any]]]
     flagged: npt.NDArray[np.bool_]
     alternatives: Alternatives
+    clusters: Clusters | None = None
 
     def __repr__(self) -> str:
         return f"<Tokens: {len(self.scores):,} in documents: {len(self.documents):,}>"
@@ -337,12 +339,12 @@ def _gate_result(data: Mapping[str, Any]) -> GateResult:
     return GateResult(**{**data, **numbers, "limit": limit})
 
 
-def _passage(data: Mapping[str, Any]) -> Passage:
-    return Passage(**{**data, "mean": _number(data["mean"])})
-
-
 def _noise_floor(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if data is None else {**data, "kl": _number(data["kl"])}
+
+
+def _passage(data: Mapping[str, Any]) -> Passage:
+    return Passage(**{**data, "mean": _number(data["mean"])})
 
 
 def _distribution(data: Mapping[str, Any] | None) -> Distribution | None:

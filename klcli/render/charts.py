@@ -296,7 +296,7 @@ def _about_plane(report: Report) -> Words:
         for name, x in zip(names, means, strict=True)
     ]
     infinite = report.counts.get("infinite") or 0
-    lines = ["Stronger: more tokens (log). On the line both models are equally sure"]
+    lines = ["Stronger: more tokens (log)", "On the line both models are equally sure"]
     lines += _aside([f"{count(infinite, 'token')} at infinity"] if infinite else [])
     return Words(
         "kl-plane",

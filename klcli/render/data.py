@@ -54,8 +54,8 @@ def render_csv(report: Report, stream: TextIO, _view: View = DEFAULT_VIEW) -> No
         KlcliError: the report was read from a file, which holds no tokens.
     """
     tokens = scored_tokens(report)
-    texts = {token_id: _harmless(visible(text)) for token_id, text in tokens.texts.items()}
-    documents = [_harmless(visible(name, keep_spaces=True)) for name in tokens.documents]
+    texts = {token_id: harmless(visible(text)) for token_id, text in tokens.texts.items()}
+    documents = [harmless(visible(name, keep_spaces=True)) for name in tokens.documents]
     columns = list(token_columns(tokens, report.lower_bounds))
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(one.name for one in columns)
@@ -108,5 +108,6 @@ def _not_finite(value: float) -> str | None:
     return None if math.isnan(value) else str(value)
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """A text that a spreadsheet does not take for a formula."""
     return f"'{text}" if text.startswith(_FORMULA) else text

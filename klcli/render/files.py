@@ -30,7 +30,7 @@ def check_outputs(
     seen: dict[Path, str] = {}
     read = tuple(inputs)
     for path in paths:
-        check_extra(path, format_of(path, endings))
+        check_extra(f"--output {path}", format_of(path, endings))
         target = _target(path)
         check_apart("--output", path, read)
         if target in seen:

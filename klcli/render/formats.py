@@ -99,8 +99,10 @@ def format_of(path: str, endings: Mapping[str, FileFormat]) -> FileFormat:
     raise UsageError(f"--output {path}: {what}{choose_from(ending, endings)}")
 
 
-def check_extra(path: str, format_: FileFormat) -> None:
+def check_extra(what: str, format_: FileFormat) -> None:
     """Find out before the long work whether the packages that a format needs are installed.
+
+    ``what`` is the option that asks for it.
 
     Raises:
         UsageError: one is missing.
@@ -109,9 +111,7 @@ def check_extra(path: str, format_: FileFormat) -> None:
     if extra is None:
         return
     if missing := missing_of(extra.modules):
-        raise UsageError(
-            f"--output {path} needs {' and '.join(missing)}: pip install 'klcli[{extra.name}]'"
-        )
+        raise UsageError(f"{what} needs {' and '.join(missing)}: pip install 'klcli[{extra.name}]'")
 
 
 def missing_of(modules: Iterable[str]) -> list[str]:

@@ -15,7 +15,7 @@ def print_gates(report: Report, console: Console, indent: int = 0) -> None:
     alphabet = alphabet_of(console)
     lines = summary.gate_lines(report)
     names = [alphabet.keep_start(line.gate, console.width // 2) for line in lines]
-    verdicts = [alphabet.spell_styled(verdict_text(gate.verdict)) for gate in report.gates]
+    verdicts = [alphabet.spell_styled(verdict_text(line.verdict)) for line in lines]
     widest, longest = max(one.cell_len for one in verdicts), max(map(cell_len, names))
     for verdict, name, line in zip(verdicts, names, lines, strict=True):
         verdict.pad_right(widest - verdict.cell_len)

@@ -17,7 +17,7 @@ from klcli.judge.gate import Verdict
 from klcli.judge.report import Report
 from klcli.render import summary
 from klcli.render.markdown import render_summary
-from klcli.render.plain import gate_name, in_a_line, measured
+from klcli.render.plain import in_a_line
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View
 
@@ -75,10 +75,10 @@ def escape_property(text: str) -> str:
 
 def _annotations(report: Report, view: View) -> Iterator[Annotation]:
     yield Annotation("notice", "klcli", in_a_line(report))
-    for result in report.gates:
-        if result.verdict != "pass":
-            title = f"klcli {result.verdict.upper()} {gate_name(result)}"
-            yield Annotation(_LEVELS[result.verdict], title, measured(result))
+    for line in summary.gate_lines(report):
+        if line.verdict != "pass":
+            title = f"klcli {line.verdict.upper()} {line.gate}"
+            yield Annotation(_LEVELS[line.verdict], title, line.measured)
     for warning in summary.warnings(report, view):
         yield Annotation("warning", "klcli", visible(warning, keep_spaces=True))
 

@@ -11,6 +11,7 @@ from klcli.judge.grammar import parse_gate
 from klcli.judge.intervals import Metric
 from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
 from klcli.judge.report import Report
+from klcli.render.gate_words import distance
 from klcli.render.numbers import apart, decimals_for, estimate, figure
 from klcli.render.summary import CHANCE, at_least, is_masked
 
@@ -129,7 +130,7 @@ def _told_apart(one: float | None, other: float | None) -> str:
     if one is None or other is None:
         return f"{figure(one)} → {figure(other)}"
     for digits in range(3, 7):
-        shown = [figure(x, decimals_for(x, digits)) if x > 0 else figure(x) for x in (one, other)]
+        shown = [figure(x, digits) for x in (one, other)]
         if one == other or shown[0] != shown[1]:
             break
     return " → ".join(shown)
@@ -211,8 +212,7 @@ def _limits(report: Report, name: str) -> Iterator[tuple[Verdict, str]]:
 
 def _limit(gate: Gate, result: GateResult) -> str:
     in_percent = gate.metric in ("top1_agreement", "flips")
-    shown = f"{100 * result.limit:.6g} %" if in_percent else f"{result.limit:.6g}"
-    value, limit = result.value, result.limit
-    if result.verdict != "fail" or value is None or not (limit > 0 and math.isfinite(limit)):
-        return f"limit {shown}"
-    return f"limit {shown}: {apart(value / limit, 1, 3)} × that"
+    limit = f"limit {100 * result.limit:.6g} %" if in_percent else f"limit {result.limit:.6g}"
+    if result.verdict != "fail" or result.value is None or math.isnan(result.limit):
+        return limit
+    return f"{limit}, {distance(result.value, result.limit)}"

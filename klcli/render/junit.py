@@ -11,11 +11,11 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 from klcli.judge.report import Report
 from klcli.render import summary
 from klcli.render.models import short_names
-from klcli.render.plain import failure, gate_name, in_a_line, measured
+from klcli.render.plain import failure, in_a_line
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View
 
-UNGATED = "compared without a gate"
+UNGATED = "measured without a gate"
 """The one test case of a report without gates; its name must stay the same from run to run."""
 
 
@@ -26,10 +26,10 @@ def render_junit(report: Report, stream: BinaryIO, view: View = DEFAULT_VIEW) ->
     """
     root = Element("testsuites", _counts(report))
     suite = SubElement(root, "testsuite", {"name": _suite(report)} | _counts(report))
-    for result in report.gates:
-        case = _case(suite, gate_name(result), report, view)
-        if result.verdict != "pass":
-            told = {"type": result.verdict, "message": measured(result)}
+    for line in summary.gate_lines(report):
+        case = _case(suite, line.gate, report, view)
+        if line.verdict != "pass":
+            told = {"type": line.verdict, "message": line.measured}
             SubElement(case, "failure", told).text = failure(report)
     if not report.gates:
         _case(suite, UNGATED, report, view)

@@ -129,8 +129,9 @@ def fact_line(fact: Fact) -> str:
 
 
 def _gate(line: GateLine) -> list[str]:
-    verdict = line.verdict if line.verdict == "PASS" else f"**{line.verdict}**"
-    return [verdict, code(line.gate), line.value, escape(line.reason)]
+    verdict = line.verdict.upper()
+    shown = verdict if line.verdict == "pass" else f"**{verdict}**"
+    return [shown, code(line.gate), line.value, escape(line.reason)]
 
 
 def _outlier(rank: int, outlier: Outlier) -> list[str]:

@@ -1,7 +1,7 @@
 """A model in a line: its name, and how it ran."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from klcli.render.text import keep_end, visible
@@ -46,6 +46,17 @@ def short_names(models: Mapping[str, Mapping[str, Any]]) -> Names:
         if len(set(values.values())) == len(values):
             return Names(common, _shown(values))
     return Names(common, {role: role for role in models})
+
+
+def base_names(sources: Sequence[str]) -> list[str]:
+    """The base name of each source, or as much more of the paths as tells all of them apart."""
+    paths = [_parts(source) for source in sources]
+    names: list[str] = []
+    for depth in range(1, max(map(len, paths), default=0) + 1):
+        names = ["/".join(parts[-depth:]) for parts in paths]
+        if len(set(names)) == len(names):
+            break
+    return [visible(name, keep_spaces=True) for name in names]
 
 
 def _parts(path: str) -> list[str]:

@@ -107,8 +107,7 @@ def _parts(report: Result) -> Iterator[str]:
     for line in headlines(report):
         yield _row(line.name, ", ".join(line.parts))
     for gate in gate_lines(report):
-        reason = f": {gate.reason}" if gate.reason else ""
-        yield _row(gate.gate, f"{gate.verdict} {gate.value}{reason}")
+        yield _row(gate.gate, f"{gate.verdict.upper()}: {gate.measured}")
     yield "</table>"
     if report.distribution is not None and any(report.distribution.counts):
         yield _histogram(report.distribution)

@@ -24,15 +24,15 @@ def number(x: float | None) -> str:
     return f"{x:.{min(max(wanted, 0), _MOST_DECIMALS)}f}"
 
 
-def figure(x: float | None, decimals: int | None = None) -> str:
-    """``x`` to three significant digits, or with so many decimals: for a sentence, not a column."""
+def figure(x: float | None, digits: int = 3) -> str:
+    """``x`` to so many significant digits: for a sentence, not a column."""
     if x is None or math.isnan(x):
         return ABSENT
     if x == 0 or not math.isfinite(x):
         return f"{x:.0f}"
     if not _LEAST_FIXED <= abs(x) < _LEAST_LARGE:
-        return f"{x:.2e}"
-    return f"{x:,.{decimals_for(x, 3) if decimals is None else decimals}f}"
+        return f"{x:.{digits - 1}e}"
+    return f"{x:,.{decimals_for(x, digits)}f}"
 
 
 def decimals_for(x: float, digits: int) -> int:

@@ -42,7 +42,7 @@ def print_screen(report: Report, console: Console, view: View) -> None:
     if view.tokens == "all":
         print_tokens(report, console)
     elif view.tokens == "outliers":
-        print_worst(report, console, view.outliers)
+        print_worst(report, console, view.outliers, "--outliers N shows more")
     _print_findings(report, console)
     if report.gates:
         print_gates(report, console, _INDENT)

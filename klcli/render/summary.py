@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from klcli.errors import KlcliError
+from klcli.judge.gate import Verdict
 from klcli.judge.intervals import Metric
 from klcli.judge.metrics import METRICS
 from klcli.judge.report import CorpusResult, Report, Slice, Tokens
 from klcli.render.gate_words import gate_words
 from klcli.render.models import details_of, name_of
-from klcli.render.numbers import apart, count, number, percent
+from klcli.render.numbers import ABSENT, apart, count, number, percent
 from klcli.render.text import visible
 from klcli.render.view import View
 
@@ -36,12 +37,17 @@ class Table:
 
 
 class GateLine(NamedTuple):
-    """A gate: ``PASS`` or ``FAIL``, the limit as it was given, the value, and perhaps why."""
+    """A gate: its verdict, the limit as it was given, the value, and perhaps why."""
 
-    verdict: str
+    verdict: Verdict
     gate: str
     value: str
     reason: str
+
+    @property
+    def measured(self) -> str:
+        """The value and why, as far as they are known."""
+        return ", ".join(one for one in (self.value, self.reason) if one not in ("", ABSENT))
 
 
 SPREAD = {
@@ -307,9 +313,9 @@ def gate_lines(report: Report) -> list[GateLine]:
     """The gates in the order in which they were given."""
     return [
         GateLine(
-            verdict=gate.verdict.upper(),
+            verdict=gate.verdict,
             gate=visible(gate.gate.strip(), keep_spaces=True),
-            value=apart(gate.value, gate.limit),
+            value=apart(gate.value, gate.limit, 3),
             reason=visible(gate_words(gate), keep_spaces=True),
         )
         for gate in report.gates

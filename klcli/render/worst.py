@@ -21,14 +21,18 @@ _MOST, _ROOM_FOR_MORE = 3, 50
 """How many of a model's most probable tokens are shown, in so many cells or more; else one."""
 
 
-def print_worst(report: Report, console: Console, most: int) -> None:
-    """The tokens with the largest KL, in their context, with what both models expected."""
+def print_worst(report: Report, console: Console, most: int, more: str = "") -> None:
+    """The tokens with the largest KL, in their context, with what both models expected.
+
+    ``more`` says how to see more of them, where one can.
+    """
     if not (shown := report.outliers[:most]):
         return
-    flagged = count(report.counts.get("outliers"))
+    flagged = f"{count(report.counts.get('outliers'))} stand out"
+    found = "; ".join(filter(None, [flagged, more]))
     print_hanging(
         Text("  "),
-        Text.assemble(("Worst tokens", "bold"), f" ({flagged} stand out; --outliers N shows more)"),
+        Text.assemble(("Worst tokens", "bold"), f" ({found})"),
         console,
     )
     alphabet = alphabet_of(console)

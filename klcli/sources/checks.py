@@ -33,13 +33,14 @@ def check_model(spec: str, options: LoadOptions) -> None:
     Raises:
         SourceError: there is none, or files of it, or of its adapter, are missing or damaged.
     """
-    from klcli.sources.hf.checkpoint import locate
+    from klcli.sources.hf.checkpoint import loading, locate
     from klcli.sources.hf.hub import check_on_hub
 
     checkpoint = locate(spec, options)
     if Path(checkpoint.place).is_dir():
         checkpoint.weight_files()
-    else:
+        return
+    with loading(spec):
         check_on_hub(checkpoint.place, options.revision)
 
 

@@ -16,13 +16,20 @@ def choose_device(name: str) -> str:
     """
     if name != "auto":
         try:
-            return str(torch.device(name))
+            return _numbered(torch.device(name))
         except RuntimeError:
             raise unknown_device(name) from None
     if torch.cuda.is_available():
         rank = torchrun.local_rank()
-        return "cuda" if rank is None else f"cuda:{rank}"
+        return _numbered(torch.device("cuda" if rank is None else f"cuda:{rank}"))
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _numbered(device: torch.device) -> str:
+    """A GPU with its number, as the tensors on it have it; so a report is the same from a file."""
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return f"cuda:{torch.cuda.current_device()}"
+    return str(device)
 
 
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 4096}

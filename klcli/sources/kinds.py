@@ -1,7 +1,8 @@
 """What a path is, as far as a look at it tells: by content, or by the name's ending."""
 
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from klcli.errors import SourceError
 from klcli.sources.given import GivenModel, Spec
@@ -27,6 +28,16 @@ def kind_of(spec: Spec) -> SourceKind:
     if spec.endswith((".jsonl", ".jsonl.gz")):
         return "top log-probabilities"
     return "logit file" if path.suffix in ARRAY_SUFFIXES else "model"
+
+
+def checkpoints_in(spec: Any) -> list[Any]:
+    """The ``checkpoint-…`` folders of a training run, in the place of the folder that holds them.
+
+    What holds none, or is a model itself, stands for itself.
+    """
+    if not isinstance(spec, str | os.PathLike) or (Path(spec) / "config.json").is_file():
+        return [spec]
+    return [str(path) for path in Path(spec).glob("checkpoint-*") if path.is_dir()] or [spec]
 
 
 def check_there(spec: str) -> None:

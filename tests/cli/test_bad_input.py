@@ -171,12 +171,25 @@ def test_an_output_whose_package_is_missing_is_refused_before_the_work(
     module: str,
     extra: str,
 ) -> None:
+    hide(module, monkeypatch)
+    done = klcli("compare", "no-model", "none", "none.txt", "--output", tmp_path / output)
+    assert_refused(done, 2, f"needs {module}: pip install 'klcli[{extra}]'")
+
+
+def test_a_page_that_cannot_be_made_is_not_opened(
+    klcli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide("jinja2", monkeypatch)
+    done = klcli("report", "none.json", "--open")
+    assert_refused(done, 2, "--open needs jinja2: pip install 'klcli[html]'")
+
+
+def hide(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a module look as if it were not installed."""
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name == module else find_spec(name)
     )
-    done = klcli("compare", "no-model", "none", "none.txt", "--output", tmp_path / output)
-    assert_refused(done, 2, f"needs {module}: pip install 'klcli[{extra}]'")
 
 
 def test_an_error_leaves_no_output_behind(klcli: Run, reference: Path, tmp_path: Path) -> None:
@@ -313,3 +326,10 @@ def test_an_output_never_replaces_an_input(klcli: Run, reference: Path, tmp_path
     done = klcli("perplexity", reference, text, "--output", tmp_path / "." / "text.jsonl")
     assert_refused(done, 2, "is an input of this run")
     assert text.read_bytes() == before
+
+
+def test_a_text_in_the_place_of_a_model_is_said_to_be_none(
+    klcli: Run, reference: Path, corpus: Path
+) -> None:
+    for given in ((reference, corpus), (corpus, reference, reference)):
+        assert_refused(klcli("compare", *given), 1, corpus.name, "model")

@@ -102,7 +102,7 @@ def test_special_token_strings_are_text_and_are_counted(
     text.write_text("The dog sleeps.<|endoftext|>The cat sleeps.", encoding="utf-8")
     done = klcli("perplexity", reference, text)
     assert "special tokens stand in the text" in " ".join(done.out.split())
-    assert done.err == ""
+    assert "special tokens" not in done.err
     as_data = klcli("perplexity", reference, text, "--format", "json")
     assert "special tokens stand in the text" in " ".join(as_data.err.split())
     as_text = report_of(klcli, reference, text)["counts"]["tokens"]

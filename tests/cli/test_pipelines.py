@@ -184,10 +184,20 @@ class TestFormats:
         klcli("compare", logits, logits, "--format", "markdown", *LIMIT)
         assert not (tmp_path / "summary.md").exists()
 
-    def test_a_summary_that_cannot_be_written_is_an_error(
-        self, klcli: Run, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("place", [".", "no/summary.md"])
+    def test_a_summary_that_cannot_be_written_is_found_before_the_work(
+        self, klcli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
     ) -> None:
-        monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+        monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / place))
+        done = klcli("compare", "missing.npz", "missing.npz", "--format", "github")
+        assert (done.code, done.out) == (1, "")
+        assert "cannot write the summary of the step" in done.err
+        assert "missing.npz" not in done.err
+
+    def test_a_summary_that_turns_out_unwritable_is_an_error(
+        self, klcli: Run, fixtures: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("GITHUB_STEP_SUMMARY", "/dev/full")
         logits = fixtures / "logits" / "reference.npz"
         done = klcli("compare", logits, logits, "--format", "github", *LIMIT)
         assert (done.code, done.out) == (1, "")

@@ -17,7 +17,9 @@ MASK = torch.finfo(torch.float32).min
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 DIVERGENCES = ("kl", "kl_reverse", "jsd", "tv")
 RELATIVE = 1e-4
-NLL, ENTROPY, PROBABILITY = 2e-7, 1e-6, 1e-7
+NLL, ENTROPY = 2e-7, 1e-6
+PROBABILITY = 1.2e-7
+"""One step of float32 below 1: a GPU fuses products and sums that the interpreter rounds apart."""
 
 Measure = Callable[[Sequence[Tensor], Tensor, int, int], Measured]
 

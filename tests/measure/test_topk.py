@@ -436,10 +436,12 @@ def test_every_bound_is_labelled_wherever_it_is_shown(
 ) -> None:
     outputs = {ending: tmp_path / f"run{ending}" for ending in (".md", ".csv", ".jsonl", ".json")}
     options = [str(x) for path in outputs.values() for x in ("--output", path)]
-    table = klcli("compare", folder / "reference.rec", candidate, "--tokens", "all", *options).out
-    outliers = klcli("compare", folder / "reference.rec", candidate).out
+    table = klcli(
+        "compare", folder / "reference.rec", candidate, "--tokens", "all", "--details", *options
+    ).out
+    outliers = klcli("compare", folder / "reference.rec", candidate, "--details").out
     for text in (table, outliers, outputs[".md"].read_text(encoding="utf-8")):
-        assert "a lower bound" in text.splitlines()[0]
+        assert "KL(reference ‖ candidate), in nats, a lower bound" in text
         for label in ("KL(ref ‖ cand)", "KL(cand ‖ ref)", "Jensen–Shannon", "total variation"):
             assert f"≥ {label}" in text
         assert "≥ NLL" not in text

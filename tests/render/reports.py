@@ -131,7 +131,7 @@ def tokens(texts: Sequence[str] = WORDS, *, paired: bool = True, documents: int 
     }
     columns["document"] = np.minimum(np.arange(n), documents - 1).astype(np.int32)
     first = np.searchsorted(columns["document"], columns["document"])
-    columns["position"] = np.arange(n) - first
+    columns["position"] = (np.arange(n) - first).astype(np.int64)
     columns["excluded"] = np.zeros(n, dtype=np.bool_)
     return Tokens(
         scores=TokenScores(columns),

@@ -1,11 +1,15 @@
 """What became of a gate, in words."""
 
+import io
 import math
 
 import pytest
 
 from klcli.render.gate_words import distance, gate_words
-from tests.render.reports import gate
+from klcli.render.github import render_github
+from klcli.render.junit import render_junit
+from klcli.render.plain import failure
+from tests.render.reports import compare_report, gate
 
 
 @pytest.mark.parametrize(
@@ -42,3 +46,15 @@ def test_against_a_baseline_it_says_all_three() -> None:
 def test_another_reason_stands_for_the_distance() -> None:
     assert gate_words(gate("kl<=1", None, 1.0, reason="not known")) == "not known"
     assert gate_words(gate("kl<=1", 0.5, 1.0, verdict="pass")) == ""
+
+
+def test_every_output_says_the_same_words_of_a_gate() -> None:
+    one = gate("kl<=1.1*baseline", 0.11, 0.055, baseline=0.05)
+    report = compare_report(gates=[one], verdict="fail")
+    says = "0.11, baseline 0.05, limit 0.055, 2 × over"
+    printed, written = io.StringIO(), io.BytesIO()
+    render_github(report, printed)
+    render_junit(report, written)
+    assert says in printed.getvalue()
+    assert f'message="{says}"' in written.getvalue().decode()
+    assert f"kl<=1.1*baseline  {says}" in failure(report)

@@ -95,3 +95,8 @@ def test_the_command_can_be_copied_where_it_is_known() -> None:
     typed = {"klcli": "0.1.0", "command_line": "klcli compare 'a b' c"}
     assert 'id="copy"' in page_of(compare_report(environment=typed))
     assert 'id="copy"' not in page_of(compare_report())
+
+
+def test_a_limit_that_is_missed_does_not_look_like_one_that_is_kept() -> None:
+    limits = re.findall(r'<span class="(\w+)">limit ([\d.]+)', page_of(gated_report()))
+    assert limits == [("fail", "0.0123455"), ("pass", "90")]

@@ -86,7 +86,7 @@ def test_a_card_shows_verdict_headline_histogram_and_warnings() -> None:
     assert page.text.startswith("FAIL · candidate against reference · 3,584 tokens")
     for shown in (
         "top1_agreement", "96.65 %", "Warning: the text has 2 pieces",
-        "kl.p999<=1", "FAIL –: kl.p999 is not known in this run",
+        "kl.p999<=1", "FAIL: kl.p999 is not known in this run",
     ):  # fmt: skip
         assert shown in page.text
     assert page.tags.count("rect") > 3

@@ -99,6 +99,14 @@ def test_a_figure_has_three_significant_digits(x: float | None, shown: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("x", "shown"),
+    [(None, "–"), (math.inf, "inf"), (0.0, "0"), (8.38812, "8.3881"), (2e-9, "2.0000e-09")],
+)
+def test_a_figure_has_as_many_digits_as_are_asked_for(x: float | None, shown: str) -> None:
+    assert figure(x, 5) == shown
+
+
+@pytest.mark.parametrize(
     ("x", "low", "high", "number_", "interval"),
     [
         (0.272, 0.26, 0.284, "0.272", "0.260 to 0.284"),

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from klcli import compare, layers, perplexity, record
 from klcli.errors import SourceError
-from klcli.sources.hf import adapters, loading
+from klcli.sources.hf import adapter_files, loading
 from klcli.sources.hf.quiet import quiet_transformers
 from klcli.sources.options import LoadOptions
 from tests.running import Run
@@ -130,7 +130,7 @@ def test_without_peft_it_is_said_what_to_install(
     make: Any, base: Path, corpus: Path, klcli: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter, _ = make("lora")
-    monkeypatch.setattr(adapters, "find_spec", lambda _: None)
+    monkeypatch.setattr(adapter_files, "find_spec", lambda _: None)
     done = klcli("compare", base, adapter, corpus)
     assert done.code == 1
     assert "pip install 'klcli[peft]'" in done.err

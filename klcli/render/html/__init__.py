@@ -39,12 +39,21 @@ def render_html(report: Report, stream: TextIO, _view: View = DEFAULT_VIEW) -> N
     The tokens are there if the report has them: coloured, with what the models expected. One that
     was read from a file is shown without.
     """
-    stream.write(_template().render(_context(report)))
-    stream.write("\n")
+    stream.write(page("page.html.j2", **_context(report)))
+
+
+def page(template: str, **context: Any) -> str:
+    """A page out of a template of this folder, in the style of all pages."""
+    return f"{_template(template).render(style=_asset('page.css'), **context)}\n"
+
+
+def embedded(svg: str) -> str:
+    """A picture as a part of a page."""
+    return _SUPERFLUOUS.sub("", svg)
 
 
 def _context(report: Report) -> dict[str, Any]:
-    style, script = _asset("page.css"), _asset("page.js")
+    script = _asset("page.js")
     tokens = report.tokens
     return {
         "report": report,
@@ -68,7 +77,6 @@ def _context(report: Report) -> dict[str, Any]:
         "signature": _text(report.signature),
         "command_line": report.environment.get("command_line"),
         "versions": _versions(report),
-        "style": style,
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "packed": _packed(report),
@@ -91,7 +99,7 @@ def _pictures(report: Report) -> Iterator[Picture]:
         drawn[f"slices-{by}"] = partial(charts.slices, by=by)
     for name, draw in drawn.items():
         try:
-            yield Picture(name, _SUPERFLUOUS.sub("", draw(report, theme=PAGE)))
+            yield Picture(name, embedded(draw(report, theme=PAGE)))
         except KlcliError:  # one of a klcli that kept fewer numbers
             continue
 
@@ -127,14 +135,14 @@ def _text(text: Any) -> str:
 
 
 @cache
-def _template() -> Any:
+def _template(name: str) -> Any:
     import jinja2  # of the extra
 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"visible": _text, "token": visible, "figure": figure}
-    return environment.from_string(_asset("page.html.j2"))
+    return environment.from_string(_asset(name))
 
 
 @cache

@@ -46,7 +46,7 @@ class Checkpoint:
         """
         import transformers
 
-        if Path(self.place).is_dir():
+        if Path(self.place).is_dir() and not self.is_gguf:
             check_model_type(Path(self.place))
         return transformers.AutoConfig.from_pretrained(self.place, **self.arguments)
 

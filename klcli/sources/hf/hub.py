@@ -9,14 +9,14 @@ from typing import Any
 
 import tqdm
 
-from klcli.errors import SourceError, gist
+from klcli.errors import gist
 
 
 def check_on_hub(name: str, revision: str | None) -> None:
     """Find out whether the Hub, or its cache, has a model: get its config, which is small.
 
     Raises:
-        SourceError: neither has it.
+        OSError: neither has it.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
@@ -25,7 +25,7 @@ def check_on_hub(name: str, revision: str | None) -> None:
         with no_bars():
             hf_hub_download(name, "config.json", revision=revision)
     except (OSError, ValueError, EntryNotFoundError) as error:
-        raise SourceError(nowhere(name, error)) from error
+        raise OSError(gist(error)) from error
 
 
 def nowhere(name: str, error: BaseException) -> str:
