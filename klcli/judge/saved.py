@@ -10,7 +10,7 @@ from klcli.judge.baseline import BaselineRun
 from klcli.judge.conclude import Judging, conclude
 from klcli.judge.report import Report, read_report
 from klcli.measure.shard import WHOLE, check_whole, parse_shard
-from klcli.runs.folder import REPORT, SavedRun, joined, open_run
+from klcli.runs.folder import REPORT, SavedRun, facts_of, joined, open_run
 from klcli.runs.format import RUN
 from klcli.storage.files import check_file
 
@@ -26,7 +26,7 @@ def conclude_runs(
         SourceError: a part is missing, truncated or altered.
         UsageError: gates are to be judged by a shard.
     """
-    facts = runs[0].facts
+    facts = facts_of(runs)
     per_bin = replace(facts, outliers=outliers).per_bin
     evaluation = joined(runs, None if keep_top == "all" else per_bin)
     alignment = Alignment(

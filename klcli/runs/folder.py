@@ -10,7 +10,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -241,11 +241,21 @@ def check_shards(runs: Sequence[SavedRun]) -> None:
         )
 
 
+def facts_of(runs: Sequence[SavedRun]) -> RunFacts:
+    """The facts of a run, or of the shards of one, whose commands are not that of the whole."""
+    facts = runs[0].facts
+    if len(runs) == 1:
+        return facts
+    known = facts.conditions
+    environment = {k: v for k, v in known.environment.items() if k != "command_line"}
+    return replace(facts, conditions=replace(known, environment=environment))
+
+
 def join_runs(runs: Sequence[SavedRun], folder: Path, report: Mapping[str, Any]) -> None:
     """Keep the shards of a run as one run, complete with its report."""
     first = runs[0]
     request = {**first.request, "shard": None}
-    with writing(folder, request, first.table, first.names, first.facts) as whole:
+    with writing(folder, request, first.table, first.names, facts_of(runs)) as whole:
         whole.fill((part for run in runs for part in run.parts()), report)
 
 

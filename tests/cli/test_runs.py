@@ -663,3 +663,20 @@ def test_the_ranks_of_torchrun_give_the_report_of_one_process(
     alone = printed([*words, "--format", "json"])
     assert timeless((tmp_path / "t.json").read_text()) == alone
     assert printed(["report", str(tmp_path / "t.run"), "--format", "json"]) == alone
+
+
+def test_open_writes_a_page_and_hands_it_to_the_browser(
+    klcli: Run, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("jinja2", reason="pages need klcli[html]")
+    browser, seen = tmp_path / "browser", tmp_path / "seen"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {seen}\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(browser))
+    monkeypatch.setattr("webbrowser._tryorder", None)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert klcli("report", saved, "--open").code == 0
+    address = seen.read_text().strip()
+    assert address.startswith("file://")
+    page = Path(address.removeprefix("file://"))
+    assert 'id="packed"' in page.read_text(encoding="utf-8")
