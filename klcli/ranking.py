@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from klcli.checks import Inputs
-from klcli.errors import KlcliError
+from klcli.errors import KlcliError, in_one_line
 from klcli.judge.gate import overall
 from klcli.judge.ranking import Candidate, Compared, Ranking, ordered
 from klcli.judge.report import Report
@@ -40,7 +40,8 @@ def rank(request: RankRequest, inputs: Inputs, wrong: Sequence[KlcliError | None
             try:
                 if error is not None:
                     raise error
-                last = _compare(pair, reference, inputs)
+                with in_one_line():  # also what the system refuses is this candidate's failure
+                    last = _compare(pair, reference, inputs)
                 compared.append(Compared.of(name, last))
             except KlcliError as found:
                 compared.append(Compared(Candidate(source=name, error=str(found))))

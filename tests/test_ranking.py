@@ -131,6 +131,24 @@ class TestFailures:
         assert "masked" in (rows_of(found)["masked-candidate"].error or "")
         assert found.failed == list(found.candidates[1:])
 
+    def test_so_is_one_for_which_memory_runs_out(
+        self, models: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from klcli import ranking
+
+        compare = ranking.run_beside
+
+        def run_out(reference: Any, pair: Any, *others: Any) -> Any:
+            if pair.specs[1].endswith("candidate"):
+                raise MemoryError
+            return compare(reference, pair, *others)
+
+        monkeypatch.setattr(ranking, "run_beside", run_out)
+        candidates = [models / "candidate", models / "undertrained"]
+        found = klcli.rank(models / "reference", candidates, corpus, **LIMIT)
+        assert [one.error is None for one in found.candidates] == [True, False]
+        assert "memory" in (found.candidates[1].error or "")
+
     def test_a_reference_that_fails_is_an_error(self, models: Path, corpus: Path) -> None:
         with pytest.raises(klcli.KlcliError, match="nowhere"):
             klcli.rank("/no/where/nowhere", [models / "candidate"], corpus)
