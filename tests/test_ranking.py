@@ -17,6 +17,7 @@ from klcli.render.numbers import number
 from klcli.render.ranking import WRITERS, render_terminal
 from klcli.render.terminal import StreamConsole
 from klcli.render.view import DEFAULT_VIEW
+from klcli.workflow import run_beside
 from tests.render.reports import HOSTILE
 from tests.running import Run
 
@@ -134,16 +135,12 @@ class TestFailures:
     def test_so_is_one_for_which_memory_runs_out(
         self, models: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from klcli import ranking
-
-        compare = ranking.run_beside
-
         def run_out(reference: Any, pair: Any, *others: Any) -> Any:
             if pair.specs[1].endswith("candidate"):
                 raise MemoryError
-            return compare(reference, pair, *others)
+            return run_beside(reference, pair, *others)
 
-        monkeypatch.setattr(ranking, "run_beside", run_out)
+        monkeypatch.setattr("klcli.ranking.run_beside", run_out)
         candidates = [models / "candidate", models / "undertrained"]
         found = klcli.rank(models / "reference", candidates, corpus, **LIMIT)
         assert [one.error is None for one in found.candidates] == [True, False]
