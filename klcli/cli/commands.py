@@ -36,9 +36,8 @@ from klcli.cli.showing import (
     check_summary,
     onto_stdout,
     open_page,
-    print_layers,
-    print_ranking,
     print_report,
+    print_result,
     print_warnings,
     say,
     verdict_code,
@@ -192,17 +191,17 @@ def layers(
     token is hidden at once unless --pll or --mask-every is given.
     """  # noqa: D301
     from klcli.api import layers as run
+    from klcli.render import layers as room
     from klcli.render.files import check_outputs, write_outputs
-    from klcli.render.layers import WRITERS
 
     check_outputs(outputs, (reference, candidate, *corpus, *_places(**options)), LAYERS_ENDINGS)
     with progress_hooks(quiet) as hooks:
         files = [Named(path) for path in corpus]
         found = run(reference, candidate, files, **(options | hooks))
-    write_outputs(found, outputs, endings=LAYERS_ENDINGS, writers=WRITERS)
+    write_outputs(found, outputs, endings=LAYERS_ENDINGS, writers=room.WRITERS)
     for warning in () if quiet else found.warnings:
         say(f"Warning: {warning.message}")
-    print_layers(found, format_)
+    print_result(found, format_, room)
     return ExitCode.DONE
 
 
@@ -233,16 +232,16 @@ def rank(
     exit code is then 1.
     """  # noqa: D301
     from klcli.api import rank as run
+    from klcli.render import ranking as room
     from klcli.render.files import check_outputs, write_outputs
-    from klcli.render.ranking import WRITERS
 
     read = (reference, *candidates, *corpus, *_places(**options))
     check_outputs(outputs, read, RANK_ENDINGS)
     with progress_hooks(quiet) as hooks:
         files = [Named(path) for path in corpus]
         found = run(reference, candidates, files, **(options | _typed() | hooks))
-    write_outputs(found, outputs, endings=RANK_ENDINGS, writers=WRITERS)
-    print_ranking(found, format_)
+    write_outputs(found, outputs, endings=RANK_ENDINGS, writers=room.WRITERS)
+    print_result(found, format_, room)
     return ExitCode.ERROR if found.failed else verdict_code(found.verdict)
 
 

@@ -8,15 +8,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TextIO
 
-from klcli.choices import Format, LayersFormat, RankFormat
+from klcli.choices import Format
 from klcli.errors import ExitCode, OutputError
 from klcli.storage.places import obstacle_to
 
 if TYPE_CHECKING:
-    from klcli.judge.layers import Layers
-    from klcli.judge.ranking import Ranking
     from klcli.judge.report import Report
     from klcli.render.view import View
 
@@ -113,21 +112,20 @@ def _summarise_step(report: "Report", view: "View") -> None:
         say("Warning: the summary of this step is full: GitHub takes 1 MiB")
 
 
-def print_layers(layers: "Layers", format_: LayersFormat) -> None:
-    """Print what ``klcli layers`` found on stdout.
+def print_result(result: Any, format_: str, room: ModuleType) -> None:
+    """Print what ``layers`` or ``rank`` found on stdout, as its ``room`` of ``render`` does.
 
     Raises:
         OutputError: stdout cannot be written to.
     """
-    from klcli.render.layers import PRINTERS, render_terminal
     from klcli.render.terminal import StreamConsole
     from klcli.render.view import DEFAULT_VIEW
 
     with onto_stdout():
         if format_ == "table":
-            render_terminal(layers, StreamConsole())
+            room.render_terminal(result, StreamConsole())
         else:
-            PRINTERS[format_](layers, sys.stdout, DEFAULT_VIEW)
+            room.PRINTERS[format_](result, sys.stdout, DEFAULT_VIEW)
 
 
 def open_page(report: "Report", view: "View") -> None:
@@ -145,23 +143,6 @@ def open_page(report: "Report", view: "View") -> None:
     write_outputs(report, [str(page)], view)
     if not webbrowser.open(page.as_uri()):
         raise OutputError(f"no browser opens: open {page} yourself")
-
-
-def print_ranking(ranking: "Ranking", format_: RankFormat) -> None:
-    """Print what ``klcli rank`` found on stdout.
-
-    Raises:
-        OutputError: stdout cannot be written to.
-    """
-    from klcli.render.ranking import PRINTERS, render_terminal
-    from klcli.render.terminal import StreamConsole
-    from klcli.render.view import DEFAULT_VIEW
-
-    with onto_stdout():
-        if format_ == "table":
-            render_terminal(ranking, StreamConsole())
-        else:
-            PRINTERS[format_](ranking, sys.stdout, DEFAULT_VIEW)
 
 
 @contextlib.contextmanager
