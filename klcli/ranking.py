@@ -42,7 +42,7 @@ def rank(request: RankRequest, inputs: Inputs, wrong: Sequence[KlcliError | None
                     raise error
                 with in_one_line():  # also what the system refuses is this candidate's failure
                     last = _compare(pair, reference, inputs)
-                compared.append(Compared.of(name, last))
+                compared.append(Compared.of(name, last, in_order=request.in_order))
             except KlcliError as found:
                 compared.append(Compared(Candidate(source=name, error=str(found))))
     candidates = ordered(compared, in_order=request.in_order)

@@ -200,6 +200,8 @@ class TestSteps:
         assert "gap" in head.split()
         nll = [corpus["metrics"]["nll_candidate"]["mean"]
                for corpus in found["candidates"][0]["corpora"]]  # fmt: skip
+        first = found["candidates"][0]
+        assert first["metrics"] == first["corpora"][0]["metrics"]
         row = next(line for line in table.splitlines() if line.startswith("checkpoint-9"))
         assert number(nll[0] - nll[1]) in row.split()
 

@@ -118,8 +118,12 @@ class Compared:
     clusters: Clusters | None = None
 
     @classmethod
-    def of(cls, source: str, report: Report) -> "Compared":
-        """What is kept of the comparison of a candidate."""
+    def of(cls, source: str, report: Report, *, in_order: bool) -> "Compared":
+        """What is kept of the comparison of a candidate.
+
+        ``in_order`` the first of several texts, which is held out, gives the metrics.
+        """
+        held_out = in_order and len(report.corpora) > 1
         assert report.tokens is not None
         scores = report.tokens.scores
         kl = np.where(scores["excluded"], np.nan, scores["kl"])
@@ -127,7 +131,7 @@ class Compared:
             source=source,
             model=report.models["candidate"],
             counts=report.counts,
-            metrics=report.metrics,
+            metrics=report.corpora[0].metrics if held_out else report.metrics,
             corpora=report.corpora,
             lower_bounds=report.lower_bounds,
             gates=report.gates,

@@ -159,8 +159,7 @@ def failures(ranking: Ranking) -> list[tuple[str, str]]:
 
 def _row(ranking: Ranking, one: Candidate, name: str) -> dict[str, str]:
     bound = "≥ " if "kl" in one.lower_bounds else ""
-    metrics = one.corpora[0].metrics if ranking.in_order and len(one.corpora) > 1 else one.metrics
-    kl = metrics["kl"]
+    metrics, kl = one.metrics, one.metrics["kl"]
     return {
         "candidate": name,
         "": ALIKE if one.above is not None and one.above.differs is False else "",
