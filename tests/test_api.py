@@ -161,9 +161,9 @@ def test_an_unknown_option_is_a_type_error_that_says_what_may_be_meant(fixtures:
         klcli.perplexity(str(fixtures / "models/reference"), fixtures / "corpus.txt", **options)
 
 
-def test_a_missing_corpus_is_found_before_a_model_is_loaded() -> None:
+def test_a_missing_corpus_is_found_before_a_model_is_loaded(fixtures: Path) -> None:
     with pytest.raises(CorpusError, match=r"no corpus at 'nowhere\.txt'"):
-        klcli.perplexity("no-such-model", "nowhere.txt")
+        klcli.perplexity(fixtures / "models/reference", "nowhere.txt")
 
 
 def test_stdin_can_be_named_once(fixtures: Path) -> None:

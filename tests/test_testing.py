@@ -37,7 +37,7 @@ def test_a_failure_shows_the_headline_the_gates_and_the_worst_tokens(
         assert_same_predictions(*logits, gate="kl<=1e-6")
     lines = str(failed.value).splitlines()
     assert lines[0].startswith("FAIL: candidate.npz differs from reference.npz, kl 0.001014 ")
-    assert lines[1].startswith("✗ FAIL  kl<=1e-6  0.0010143, limit 1e-06, ")
+    assert lines[1].startswith("✗ FAIL  kl<=1e-6  0.00101, limit 1e-06, ")
     assert lines[1].endswith(" × over")
     assert "--outliers" not in str(failed.value)  # an option of the command line
     assert sum(line.startswith("  KL 0.0") for line in lines) == 3

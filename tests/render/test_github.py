@@ -55,7 +55,7 @@ def test_a_failed_gate_is_an_error_and_the_headline_a_notice() -> None:
     found = annotations_of(gated_report())
     assert [level for level, *_ in found] == ["error", "error", "warning", "notice"]
     assert found[0][1] == "klcli FAIL kl.mean<=0.0123455"
-    assert "0.012346" in found[0][2]
+    assert "0.01235" in found[0][2]
     assert found[-1][2] == (
         "FAIL: candidate differs from reference, kl 0.0123 ± 0.0012 nats a token, 3,584 tokens"
     )

@@ -94,7 +94,7 @@ def test_a_failed_gate_says_what_was_measured_and_shows_the_worst_tokens() -> No
     found = failed.find("failure")
     assert found is not None
     assert found.get("type") == "fail"
-    assert message_of(failed) == "0.012346, limit 0.0123455, 0.00081 % over"
+    assert message_of(failed) == "0.01235, limit 0.0123455, 0.00081 % over"
     assert "[·is] very small" in (found.text or "")
     assert passed.find("failure") is None
     assert "kl.p999 is not known in this run" in message_of(unknown)
