@@ -8,11 +8,11 @@ from klcli.errors import UsageError
 from klcli.judge.clusters import LEVEL
 from klcli.judge.conclude import Judging
 from klcli.judge.gate import Rules, judge, overall
-from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
+from klcli.judge.metrics import fields_of
 from klcli.judge.report import Report
 from klcli.judge.saved import conclude_runs, open_baseline, read_saved_report
 from klcli.measure.shard import check_whole, parse_shard
-from klcli.request import Limits, Metrics, Review
+from klcli.request import Limits, Review
 from klcli.runs.folder import check_shards, join_runs, open_run
 from klcli.runs.format import RUN
 from klcli.storage.places import check_apart
@@ -27,7 +27,7 @@ def review(request: Review) -> Report:
     if request.run.endswith(".json"):
         return _judged_again(read_saved_report(request.run), request)
     saved = open_run(Path(request.run))
-    limits = request.limits(_metrics(paired=saved.facts.paired))
+    limits = request.limits(fields_of(paired=saved.facts.paired))
     outliers = saved.facts.outliers if request.outliers is None else request.outliers
     return conclude_runs([saved], _judging(limits), outliers, request.keep_top)
 
@@ -47,10 +47,6 @@ def merge(runs: Sequence[str], output: str) -> Report:
     return whole
 
 
-def _metrics(*, paired: bool) -> Metrics:
-    return COMPARE_METRICS if paired else PERPLEXITY_METRICS
-
-
 def _judging(limits: Limits) -> Judging:
     return Judging(
         gates=limits.parsed,
@@ -62,7 +58,7 @@ def _judging(limits: Limits) -> Judging:
 
 def _judged_again(given: Report, request: Review) -> Report:
     """A report that was read from a file, under other gates."""
-    limits = request.limits(_metrics(paired=given.command == "compare"))
+    limits = request.limits(fields_of(paired=given.command == "compare"))
     if limits.parsed and given.shard is not None:
         check_whole(parse_shard(given.shard))
     if limits.gate_confidence not in (None, LEVEL):

@@ -205,6 +205,17 @@ class TestSteps:
         row = next(line for line in table.splitlines() if line.startswith("checkpoint-9"))
         assert number(nll[0] - nll[1]) in row.split()
 
+    def test_two_texts_of_one_name_have_a_column_each(
+        self, models: Path, fixtures: Path, tmp_path: Path, klcli: Run
+    ) -> None:
+        for name, text in (("held-out", "other.txt"), ("train", "corpus.txt")):
+            (tmp_path / name).mkdir()
+            shutil.copy(fixtures / text, tmp_path / name / "text.txt")
+        texts = [x for n in ("held-out", "train") for x in ("--corpus", tmp_path / n / "text.txt")]
+        table = klcli("rank", models / "reference", models / "candidate", *texts, *OPTIONS,
+                      "--keep-order", "--format", "markdown").out  # fmt: skip
+        assert "| NLL held-out/text.txt | NLL train/text.txt | gap |" in table
+
 
 class TestCommand:
     def test_files_hold_what_the_table_shows(

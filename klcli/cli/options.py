@@ -156,48 +156,62 @@ run_options = section(
     common=("until", "run"),
 )
 
-_shown_options = section(
-    "Output",
-    click.option(
-        "--details",
-        is_flag=True,
-        help="Show every number in the table, not only the first screen.",
+
+def _written_options(
+    formats: Any, endings: Mapping[str, FileFormat], more: str = ""
+) -> Callable[[Decorated], Decorated]:
+    """How a result is printed and written; ``more`` is what there is to say of its formats."""
+    return section(
+        "Output",
+        click.option(
+            "--format",
+            "format_",
+            type=one_of(formats),
+            default="table",
+            show_default=True,
+            help=f"What is printed on stdout{more}.",
+        ),
+        click.option(
+            "--output",
+            "outputs",
+            multiple=True,
+            type=click.Path(),
+            metavar="FILE",
+            help="Write the result to a file too, in the format of its ending: "
+            f"{' '.join(endings)}. Can be given several times.",
+        ),
+        click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
+        common=("format_", "outputs", "quiet"),
+    )
+
+
+_shown_options = several(
+    section(
+        "Output",
+        click.option(
+            "--details",
+            is_flag=True,
+            help="Show every number in the table, not only the first screen.",
+        ),
+        click.option(
+            "--tokens",
+            type=one_of(TokenChoice),
+            default="outliers",
+            show_default=True,
+            help="Which tokens the table lists.",
+        ),
+        click.option(
+            "--slice",
+            "slices",
+            multiple=True,
+            type=one_of(SliceBy),
+            help="Also show slices of the tokens. They are by confidence of the reference (or "
+            "model), by position in the window, or by kind of text. The JSON has all three. Can "
+            "be given several times.",
+        ),
+        common=("details", "slices"),
     ),
-    click.option(
-        "--tokens",
-        type=one_of(TokenChoice),
-        default="outliers",
-        show_default=True,
-        help="Which tokens the table lists.",
-    ),
-    click.option(
-        "--slice",
-        "slices",
-        multiple=True,
-        type=one_of(SliceBy),
-        help="Also show slices of the tokens. They are by confidence of the reference (or model), "
-        "by position in the window, or by kind of text. The JSON has all three. Can be given "
-        "several times.",
-    ),
-    click.option(
-        "--format",
-        "format_",
-        type=one_of(Format),
-        default="table",
-        show_default=True,
-        help="What is printed on stdout; jsonl and csv have one line a token.",
-    ),
-    click.option(
-        "--output",
-        "outputs",
-        multiple=True,
-        type=click.Path(),
-        metavar="FILE",
-        help="Write the result to a file too, in the format of its ending: "
-        f"{' '.join(ENDINGS)}. Can be given several times.",
-    ),
-    click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
-    common=("details", "slices", "format_", "outputs", "quiet"),
+    _written_options(Format, ENDINGS, "; jsonl and csv have one line a token"),
 )
 
 _gate_options = section(
@@ -234,34 +248,6 @@ _gate_options = section(
 )
 
 output_options = several(_gate_options, _shown_options)
-
-
-def _written_options(
-    formats: Any, endings: Mapping[str, FileFormat]
-) -> Callable[[Decorated], Decorated]:
-    """How a result other than a report is printed and written."""
-    return section(
-        "Output",
-        click.option(
-            "--format",
-            "format_",
-            type=one_of(formats),
-            default="table",
-            show_default=True,
-            help="What is printed on stdout.",
-        ),
-        click.option(
-            "--output",
-            "outputs",
-            multiple=True,
-            type=click.Path(),
-            metavar="FILE",
-            help="Write the result to a file too, in the format of its ending: "
-            f"{' '.join(endings)}. Can be given several times.",
-        ),
-        click.option("--quiet", is_flag=True, help="No progress and no warnings on stderr."),
-        common=("format_", "outputs", "quiet"),
-    )
 
 
 layers_output_options = _written_options(LayersFormat, LAYERS_ENDINGS)

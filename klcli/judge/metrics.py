@@ -245,3 +245,8 @@ BOUNDS: Mapping[str, Bounds] = {
     one.name: one.bounds for one in METRICS.values() if one.bounds != UNBOUNDED
 }
 """The least and the most that a token can count, where there is such a bound."""
+
+
+def fields_of(*, paired: bool) -> Mapping[str, tuple[str, ...]]:
+    """Every metric of a comparison (``paired``), or of one model, with its fields."""
+    return COMPARE_METRICS if paired else PERPLEXITY_METRICS

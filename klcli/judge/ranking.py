@@ -63,6 +63,11 @@ class Candidate:
         """Its mean KL in nats a token; None where it is not known."""
         return self.metrics.get("kl", {}).get("mean")
 
+    @property
+    def is_like_above(self) -> bool:
+        """Whether it does not differ significantly from the candidate above it."""
+        return self.above is not None and self.above.differs is False
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
@@ -173,13 +178,14 @@ def _difference(above: Compared, one: Compared) -> Neighbour | None:
         return None
     if len(above.kl) != len(one.kl):
         return None
-    known = np.isfinite(above.kl) & np.isfinite(one.kl)
-    d = one.kl[known] - above.kl[known]
-    if not len(d) or len(d) < len(known) - int((np.isnan(above.kl) | np.isnan(one.kl)).sum()):
-        return None  # an infinite KL has no difference
+    known = ~(np.isnan(above.kl) | np.isnan(one.kl))
+    pairs = np.stack([above.kl, one.kl])[:, known]
+    if not pairs.size or not np.isfinite(pairs).all():  # an infinite KL has no difference
+        return None
+    d = pairs[1] - pairs[0]
     mean = float(d.mean())
-    return Neighbour(difference=mean, p=_p(d, mean, above.clusters.among(known)), p_holm=None,
-                     differs=None)  # fmt: skip
+    p = _p(d, mean, above.clusters.among(known))
+    return Neighbour(difference=mean, p=p, p_holm=None, differs=None)
 
 
 def _p(d: Floats, mean: float, clusters: Clusters) -> float | None:

@@ -9,7 +9,7 @@ from klcli.judge.difference import times_the_noise
 from klcli.judge.gate import Gate, GateResult, Verdict
 from klcli.judge.grammar import parse_gate
 from klcli.judge.intervals import Metric
-from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
+from klcli.judge.metrics import METRICS, fields_of
 from klcli.judge.report import Report
 from klcli.render.gate_words import distance
 from klcli.render.numbers import apart, decimals_for, estimate, figure
@@ -200,7 +200,7 @@ _SINGLE: Mapping[str, Say] = {"perplexity": _perplexity, "nll": _nll, "bits_per_
 
 def _limits(report: Report, name: str) -> Iterator[tuple[Verdict, str]]:
     """The limits of gates on the number that is shown."""
-    metrics = COMPARE_METRICS if report.command == "compare" else PERPLEXITY_METRICS
+    metrics = fields_of(paired=report.command == "compare")
     for result in report.gates:
         try:
             gate = parse_gate(result.gate, metrics)
@@ -211,8 +211,8 @@ def _limits(report: Report, name: str) -> Iterator[tuple[Verdict, str]]:
 
 
 def _limit(gate: Gate, result: GateResult) -> str:
-    in_percent = gate.metric in ("top1_agreement", "flips")
-    limit = f"limit {100 * result.limit:.6g} %" if in_percent else f"limit {result.limit:.6g}"
+    is_share = METRICS[gate.metric].is_share
+    limit = f"limit {100 * result.limit:.6g} %" if is_share else f"limit {result.limit:.6g}"
     if result.verdict != "fail" or result.value is None or math.isnan(result.limit):
         return limit
     return f"{limit}, {distance(result.value, result.limit)}"

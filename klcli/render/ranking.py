@@ -162,7 +162,7 @@ def _row(ranking: Ranking, one: Candidate, name: str) -> dict[str, str]:
     metrics, kl = one.metrics, one.metrics["kl"]
     return {
         "candidate": name,
-        "": ALIKE if one.above is not None and one.above.differs is False else "",
+        "": ALIKE if one.is_like_above else "",
         "KL": f"{bound}{figure(kl['mean'])}",
         **(_over_steps(one) if ranking.in_order else {}),
         "95 %": _interval(kl),
@@ -177,16 +177,12 @@ def _row(ranking: Ranking, one: Candidate, name: str) -> dict[str, str]:
 
 def _over_steps(one: Candidate) -> dict[str, str]:
     """NLL of the candidate on each text, and of two texts the gap: the first less the second."""
-    named = {_base(corpus.name): corpus.metrics["nll_candidate"]["mean"] for corpus in one.corpora}
-    row = {f"NLL {name}": number(nll) for name, nll in named.items()}
-    values = list(named.values())
-    if len(values) == 2 and None not in values:
-        row["gap"] = number((values[0] or 0.0) - (values[1] or 0.0))
+    names = base_names([corpus.name for corpus in one.corpora])
+    nlls = [corpus.metrics["nll_candidate"]["mean"] for corpus in one.corpora]
+    row = {f"NLL {name}": number(nll) for name, nll in zip(names, nlls, strict=True)}
+    if len(nlls) == 2 and nlls[0] is not None and nlls[1] is not None:
+        row["gap"] = number(nlls[0] - nlls[1])
     return row
-
-
-def _base(path: str) -> str:
-    return visible(path.replace("\\", "/").rsplit("/", 1)[-1], keep_spaces=True)
 
 
 def _interval(metric: Metric) -> str:
@@ -225,10 +221,10 @@ def _named(ranking: Ranking) -> Iterator[tuple[Candidate, str]]:
 
 
 def _remarks(ranking: Ranking) -> Iterator[str]:
-    if any(one.above is not None and one.above.differs is False for one in ranking.candidates):
+    if any(one.is_like_above for one in ranking.candidates):
         yield _ABOUT_ALIKE
-    for warning in {ending for one in ranking.candidates for ending in one.lower_bounds} & {"kl"}:
-        yield f"≥ {METRICS[warning].label} is a lower bound: a file holds only top tokens"
+    if any("kl" in one.lower_bounds for one in ranking.candidates):
+        yield f"≥ {METRICS['kl'].label} is a lower bound: a file holds only top tokens"
 
 
 def _gates(ranking: Ranking) -> str:
