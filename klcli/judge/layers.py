@@ -205,7 +205,7 @@ def _place(sums: "LayerSums", alignment: Alignment) -> Place | None:
         error=sums.largest,
         index=sums.largest_at,
         document=table.documents[window.document].name,
-        position=window.position + row,
+        position=int(window.positions[row]),
         token=read(alignment, [token_id]),
         token_id=token_id,
     )

@@ -69,13 +69,13 @@ def profile(scores: TokenScores, table: WindowTable) -> Profile | None:
     windows = table.windows
     if windows[0].masking is not None or not scores.paired:
         return None
-    longest = max(w.score_from + len(w.targets) for w in windows)
+    longest = max(int(w.rows[-1]) + 1 for w in windows)
     starts = _bins(longest)
     sums, counts = np.zeros(longest), np.zeros(longest, dtype=np.int64)
     firsts: list[int] = []
     differing, behind = 0, 0
     for window, kl in _by_window(scores, windows):
-        rows = np.arange(window.score_from, window.score_from + len(kl))
+        rows = window.rows
         known = np.isfinite(kl)
         np.add.at(sums, rows[known], kl[known])
         counts[rows[known]] += 1

@@ -65,13 +65,13 @@ def _by_confidence(scores: TokenScores) -> Numbers:
 
 def _by_position(table: WindowTable) -> tuple[Sequence[str], Numbers]:
     """By the row of the window: 0, 1 to 3, 4 to 15, … ; as many tokens were read before it."""
-    longest = max(w.score_from + len(w.targets) for w in table.windows)
+    longest = max(int(w.rows[-1]) + 1 for w in table.windows)
     starts = [0, 1]
     while starts[-1] < longest:
         starts.append(4 * starts[-1])
     labels = ["0", *(f"{a}–{b - 1}" for a, b in pairwise(starts[1:]))]
     of_row = (np.searchsorted(starts, np.arange(longest), side="right") - 1).astype(np.int8)
-    rows = [of_row[w.score_from : w.score_from + len(w.targets)] for w in table.windows]
+    rows = [of_row[w.rows] for w in table.windows]
     return labels, np.concatenate(rows)
 
 
@@ -119,8 +119,7 @@ def _in_addresses(table: WindowTable, names: TokenNames) -> Bools:
             marked = _address_tokens(table.documents[current], texts.get(current), names)
         stop = first + len(window.targets)
         if marked is not None:
-            places = np.arange(window.position, window.position + len(window.targets))
-            found[first:stop] = marked.take(places, mode="clip")
+            found[first:stop] = marked.take(window.positions, mode="clip")
         first = stop
     return found
 

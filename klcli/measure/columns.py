@@ -127,10 +127,6 @@ class _InFile:
         os.pwrite(self._file.fileno(), content, start * self._dtype.itemsize)
 
 
-def _positions(window: Window) -> npt.NDArray[np.int64]:
-    return np.arange(window.position, window.position + len(window.targets))
-
-
 def _of_text(field: str) -> Callable[[int, Window, TokenizedDocument], Column | int]:
     """What the text says of each token, -1 where it is not known.
 
@@ -141,7 +137,7 @@ def _of_text(field: str) -> Callable[[int, Window, TokenizedDocument], Column | 
         if document.encoding is None:
             return -1
         known: Column = getattr(document.encoding, field)
-        return known.take(_positions(window), mode="clip")
+        return known.take(window.positions, mode="clip")
 
     return values
 
@@ -149,7 +145,7 @@ def _of_text(field: str) -> Callable[[int, Window, TokenizedDocument], Column | 
 def _byte_start(_: int, window: Window, document: TokenizedDocument) -> Column | int:
     if document.encoding is None:
         return -1
-    before = _positions(window) - 1
+    before = window.positions - 1
     ends = document.encoding.ends
     return np.where(before < 0, 0, ends.take(np.maximum(before, 0), mode="clip"))
 
@@ -157,7 +153,7 @@ def _byte_start(_: int, window: Window, document: TokenizedDocument) -> Column |
 _PLACES: Mapping[str, Callable[[int, Window, TokenizedDocument], Column | int]] = {
     "document": lambda number, window, document: window.document,
     "window": lambda number, window, document: number,
-    "position": lambda number, window, document: _positions(window),
+    "position": lambda number, window, document: window.positions,
     "token_id": lambda number, window, document: window.targets,
     "byte_start": _byte_start,
     "byte_end": _of_text("ends"),

@@ -20,7 +20,7 @@ import safetensors.numpy
 from klcli.errors import MismatchError, Notice, SourceError, UsageError, reading
 from klcli.measure.gathered import Evaluation, ScoredBatch, gather
 from klcli.measure.shard import WHOLE, Shard, parse_shard
-from klcli.runs.format import RUN, part_name
+from klcli.runs.format import RUN, VERSION, VERSION_WITH_PARTS, part_name
 from klcli.sources.conditions import Conditions
 from klcli.sources.slow_tokenizer import read_backend
 from klcli.storage import manifest as manifests
@@ -28,6 +28,7 @@ from klcli.storage.files import check_file, put, read_checked
 from klcli.storage.manifest import TOKENIZER, WINDOWS
 from klcli.storage.tables import (
     describe,
+    has_parts,
     read_vocabulary,
     read_windows,
     special_ids,
@@ -343,7 +344,7 @@ def _begin(
         folder,
         {
             "format": RUN.name,
-            "format_version": max(RUN.versions),
+            "format_version": VERSION_WITH_PARTS if has_parts(table) else VERSION,
             "complete": False,
             "request": request,
             **facts.to_manifest(),

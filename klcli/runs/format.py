@@ -62,9 +62,12 @@ def part_name(number: int) -> str:
     return f"part-{number:05}.safetensors"
 
 
+VERSION, VERSION_WITH_PARTS = 1, 2
+"""Version 2 is version 1 for texts of which parts are scored: see ``recording/format.py``."""
+
 RUN = FolderFormat(
     name="klcli.run",
-    versions=(1,),
+    versions=(VERSION, VERSION_WITH_PARTS),
     noun="run",
     own_files=r"part-\d{5}\.safetensors|report\.json\.tmp",
     schema=_check_manifest,

@@ -82,7 +82,12 @@ def manifest_schema(own: Mapping[str, Check]) -> Check:
         ),
     }
     masking = {"mask_id": schema.maybe(schema.count), "every": schema.maybe(schema.positive)}
-    optional = {"masking": schema.maybe(schema.fields(masking)), "outliers": schema.count}
+    optional = {
+        "masking": schema.maybe(schema.fields(masking)),
+        "outliers": schema.count,
+        "groups": schema.items(schema.maybe(schema.text)),
+        "roles": schema.items(schema.text),
+    }
     return schema.fields({**shared, **own}, optional)
 
 

@@ -13,7 +13,7 @@ from klcli.errors import SourceError
 from klcli.storage.files import read_checked
 from klcli.storage.manifest import TOKENIZER, WINDOWS
 from klcli.text.backend import Backend
-from klcli.text.corpus import Corpus
+from klcli.text.corpus import Corpus, Part
 from klcli.text.vocabulary import Encoding, IntArray, Vocabulary
 from klcli.text.windows import Masking, TokenizedDocument, Window, WindowTable
 
@@ -39,7 +39,28 @@ def describe(table: WindowTable) -> dict[str, Any]:
         "protocol": table.protocol,
         "corpora": [{"name": c.name, "sha256": c.sha256} for c in table.corpora],
         "documents": [document.name for document in table.documents],
+        **_groups(table.documents),
+        **({"roles": list(_roles(table.documents))} if has_parts(table) else {}),
     }
+
+
+def has_parts(table: WindowTable) -> bool:
+    """Whether a table needs the arrays of version 3 of a recording, and 2 of a run.
+
+    They say which parts documents have, and where scored rows have others between them.
+    """
+    return table.has_gaps or any(document.parts for document in table.documents)
+
+
+def _groups(documents: Sequence[TokenizedDocument]) -> dict[str, Any]:
+    groups = [document.group for document in documents]
+    return {} if groups == [None] * len(groups) else {"groups": groups}
+
+
+def _roles(documents: Sequence[TokenizedDocument]) -> dict[str, int]:
+    """The roles that occur, each with its number."""
+    roles = sorted({part.role for document in documents for part in document.parts})
+    return {role: number for number, role in enumerate(roles)}
 
 
 def special_ids(vocabulary: Vocabulary) -> dict[str, int | None]:
@@ -100,6 +121,22 @@ def _arrays(table: WindowTable) -> Arrays:
             else {}
         ),
         **({"mask_ends": _joined(hidden)} if hidden else {}),
+        **(_parts_arrays(table) if has_parts(table) else {}),
+    }
+
+
+def _parts_arrays(table: WindowTable) -> Arrays:
+    """The scored rows of all windows, and of all parts their numbers, a row each."""
+    roles = _roles(table.documents)
+    parts = [
+        (one.start, one.stop, roles[one.role], one.turn, one.is_scored, one.is_answer)
+        for document in table.documents
+        for one in document.parts
+    ]
+    return {
+        "rows": _joined([window.rows for window in table.windows]),
+        "parts": np.array(parts, dtype=np.int64).reshape(-1, 6),
+        "part_ends": np.cumsum([len(document.parts) for document in table.documents]),
     }
 
 
@@ -110,7 +147,7 @@ def read_windows(folder: Path, manifest: Mapping[str, Any]) -> WindowTable:
         SourceError: its file is missing, truncated or altered, or not one of safetensors.
     """
     arrays = _read(folder / WINDOWS, manifest["files"][WINDOWS])
-    documents = _documents(arrays, manifest["documents"])
+    documents = _documents(arrays, manifest)
     ids = [document.ids for document in documents]
     return WindowTable(
         documents=documents,
@@ -131,7 +168,10 @@ def _read(path: Path, entry: Mapping[str, Any]) -> Arrays:
         raise SourceError(f"cannot read {path}: {error}") from error
 
 
-def _documents(arrays: Arrays, names: Sequence[str]) -> tuple[TokenizedDocument, ...]:
+def _documents(arrays: Arrays, manifest: Mapping[str, Any]) -> tuple[TokenizedDocument, ...]:
+    names = manifest["documents"]
+    groups = manifest.get("groups") or [None] * len(names)
+    parts = _parts(arrays, manifest.get("roles", ())) or [()] * len(names)
     ids = _split(arrays["ids"], arrays["document_ends"])
     texts: list[Encoding | None] = [None] * len(names)
     if "byte_ends" in arrays:
@@ -139,11 +179,29 @@ def _documents(arrays: Arrays, names: Sequence[str]) -> tuple[TokenizedDocument,
         words = _split(arrays["words"], arrays["document_ends"])
         texts = [Encoding(ids=i, ends=e, words=w) for i, e, w in zip(ids, ends, words, strict=True)]
     return tuple(
-        TokenizedDocument(corpus=int(corpus), name=name, ids=own, encoding=text)
-        for corpus, name, own, text in zip(
-            arrays["document_corpus"], names, ids, texts, strict=True
+        TokenizedDocument(
+            corpus=int(corpus), name=name, ids=own, encoding=text, parts=parts, group=group
+        )
+        for corpus, name, own, text, parts, group in zip(
+            arrays["document_corpus"], names, ids, texts, parts, groups, strict=True
         )
     )
+
+
+def _parts(arrays: Arrays, roles: Sequence[str]) -> list[tuple[Part, ...]]:
+    """The parts of every document; none where the table has no parts."""
+    if "parts" not in arrays:
+        return []
+    return [
+        tuple(
+            Part(
+                start=start, stop=stop, role=roles[role], turn=turn, is_scored=bool(scored),
+                is_answer=bool(answer),
+            )
+            for start, stop, role, turn, scored, answer in own.tolist()
+        )
+        for own in _split(arrays["parts"], arrays["part_ends"])
+    ]  # fmt: skip
 
 
 def _windows(
@@ -151,6 +209,7 @@ def _windows(
 ) -> Iterator[Window]:
     inputs = _split(arrays["inputs"], arrays["input_ends"])
     targets = _split(arrays["targets"], arrays["target_ends"])
+    rows = _split(arrays["rows"], arrays["target_ends"]) if "rows" in arrays else None
     for number, (read, aims) in enumerate(zip(inputs, targets, strict=True)):
         document, first, position = (
             int(arrays[name][number]) for name in ("document", "score_from", "position")
@@ -163,7 +222,14 @@ def _windows(
             score_from=first,
             targets=_view(aims, ids[document], position),
             position=position,
+            steps=None if rows is None else _steps(rows[number]),
         )
+
+
+def _steps(rows: IntArray) -> IntArray | None:
+    """How far each scored row stands behind the first; None without a gap."""
+    steps = rows - rows[0]
+    return None if int(steps[-1]) == len(rows) - 1 else steps
 
 
 def _maskings(arrays: Arrays, masking: Mapping[str, int | None] | None) -> list[Masking] | None:

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from klcli.choices import DocumentSplit
 from klcli.errors import CorpusError
 
@@ -18,14 +21,44 @@ STDIN = "-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A run of a document that is somebody's: of its bytes, or of its tokens once it has them.
+
+    Attributes:
+        start, stop: the first byte or token, and the one behind the last.
+        role: whose it is: system, user, assistant, tool; prompt, completion; reasoning, template.
+        turn: which turn of a conversation it belongs to, from 1 on.
+        is_scored: whether its tokens are scored.
+        is_answer: whether a model generated it just so, token by token.
+    """
+
+    start: int
+    stop: int
+    role: str
+    turn: int
+    is_scored: bool
+    is_answer: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
     """One piece of text that is scored on its own: no token sees another document.
 
-    It is kept as UTF-8: a single 🙂 would make each character of a string take four bytes.
+    Attributes:
+        content: UTF-8, for a single 🙂 would make each character of a string take four bytes.
+        parts: whose which bytes are, in order; none where all of the text is scored.
+        group: what it has in the field that documents are grouped by.
+        is_rendered: whether a chat template made it: strings of special tokens in it are these
+            tokens, and it begins with a BOS of its own if it shall have one.
+        ids: the tokens, where they are given and not to be made of the text.
     """
 
     name: str
     content: bytes
+    parts: tuple[Part, ...] = ()
+    group: str | None = None
+    is_rendered: bool = False
+    ids: npt.NDArray[np.int32] | None = None
 
     @property
     def text(self) -> str:

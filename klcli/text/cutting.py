@@ -44,13 +44,21 @@ def plan_windows(
     cuts = (
         window
         for number, document in enumerate(documents)
-        for window in cut(number, document, protocol, prefix)
+        for window in _scored(cut(number, document, protocol, prefix), document)
         if len(window.targets)
     )
     windows = [replace(window, number=number) for number, window in enumerate(cuts)]
     if not windows:
         raise CorpusError(_why_nothing(documents, protocol))
     return WindowTable(documents=tuple(documents), windows=tuple(windows))
+
+
+def _scored(windows: Iterator[Window], document: TokenizedDocument) -> Iterator[Window]:
+    """Windows of a document, of which only the scored parts of it are scored."""
+    if not document.parts:
+        return windows
+    is_scored = document.is_scored
+    return (window.only(is_scored) for window in windows)
 
 
 def _why_nothing(documents: Sequence[TokenizedDocument], protocol: Protocol) -> str:

@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from klcli.text.corpus import Corpus
+import numpy as np
+import numpy.typing as npt
+
+from klcli.text.corpus import Corpus, Part
 from klcli.text.vocabulary import Encoding, IntArray
 
 NO_TARGET = -1
@@ -16,13 +19,27 @@ class TokenizedDocument:
     """The ids of one document, and where each ends in its text.
 
     ``encoding`` says which bytes and words each token covers, None where the text is not known.
-    ``corpus`` is the number of the corpus that the document belongs to.
+    ``corpus`` is the number of the corpus that the document belongs to, and ``group`` what it has
+    in the field that documents are grouped by. ``parts`` are those of the text, in tokens; without
+    any every token is scored, otherwise those of the scored parts.
     """
 
     corpus: int
     name: str
     ids: IntArray
     encoding: Encoding | None
+    parts: tuple[Part, ...] = ()
+    group: str | None = None
+
+    @property
+    def is_scored(self) -> npt.NDArray[np.bool_]:
+        """Whether each token is to be scored."""
+        if not self.parts:
+            return np.ones(len(self.ids), dtype=np.bool_)
+        scored = np.zeros(len(self.ids), dtype=np.bool_)
+        for part in self.parts:
+            scored[part.start : part.stop] |= part.is_scored
+        return scored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,9 +65,11 @@ class Window:
         number: its place in the window table as planned, before any limit.
         document: number of the document in the window table.
         inputs: the ids as fed, BOS and other special tokens included.
-        score_from: the first scored row; ``len(targets)`` rows from there on are scored.
+        score_from: the first scored row.
         targets: the id that each scored row is scored on, ``NO_TARGET`` where unknown.
         position: where in the document ``targets[0]`` stands.
+        steps: how many rows each scored row stands behind the first one; None where they follow
+            each other without a gap.
         masking: how a masked model reads the inputs; None for a causal one. Row i of a masked
             window is scored on the token that stands at i itself.
     """
@@ -61,7 +80,44 @@ class Window:
     score_from: int
     targets: IntArray
     position: int
+    steps: IntArray | None = None
     masking: Masking | None = None
+
+    @property
+    def rows(self) -> IntArray:
+        """The scored rows, ascending: (scored,)."""
+        return self.score_from + self._steps
+
+    @property
+    def positions(self) -> IntArray:
+        """Where in the document each target stands: (scored,)."""
+        return self.position + self._steps
+
+    @property
+    def _steps(self) -> IntArray:
+        return np.arange(len(self.targets)) if self.steps is None else self.steps
+
+    def only(self, is_scored: npt.NDArray[np.bool_]) -> "Window":
+        """A causal window with only some of its rows scored, and nothing read behind the last.
+
+        ``is_scored`` says of each token of the document whether it is.
+        """
+        own = is_scored[self.positions]
+        if own.all():
+            return self
+        kept = np.flatnonzero(own)
+        if not len(kept):
+            return replace(self, targets=self.targets[:0], steps=None)
+        first, last = int(kept[0]), int(kept[-1])
+        steps = kept - first
+        return replace(
+            self,
+            inputs=self.inputs[: self.score_from + last + 1],
+            score_from=self.score_from + first,
+            targets=self.targets[kept],
+            position=self.position + first,
+            steps=None if len(kept) == last - first + 1 else steps.astype(np.int32),
+        )
 
     @property
     def forward_rows(self) -> int:
@@ -96,6 +152,11 @@ class WindowTable:
         """How tokens are hidden from a masked model: by which id, and how often; else None."""
         masking = self.windows[0].masking
         return None if masking is None else {"mask_id": masking.mask_id, "every": masking.every}
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether scored rows of some window have others between them."""
+        return any(window.steps is not None for window in self.windows)
 
     @property
     def tokens(self) -> int:

@@ -20,12 +20,7 @@ class CausalSource(ModelSource):
 
     def _sequences(self, batch: Sequence[Window]) -> tuple[Tensor, Tensor]:
         ids = np.stack([window.inputs for window in batch])
-        places = np.concatenate(
-            [
-                np.arange(len(window.targets)) + i * ids.shape[1] + window.score_from
-                for i, window in enumerate(batch)
-            ]
-        )
+        places = np.concatenate([window.rows + i * ids.shape[1] for i, window in enumerate(batch)])
         return torch.from_numpy(ids).long(), torch.from_numpy(places)
 
     def _hidden(self, ids: Tensor, places: Tensor) -> Tensor:

@@ -18,7 +18,10 @@ topk      ``ids``, ``log_probs`` (rows, k) and     a lower bound of every diverg
 
 Version 1 holds what causal models predict. Version 2 is the same for masked models: the windows
 have ``mask_ends`` beside the targets, and the manifest says in ``masking`` which id was read in the
-place of a hidden one, and how often.
+place of a hidden one, and how often. Version 3 is version 1 for texts of which parts are scored:
+the windows also have ``rows``, the scored rows of each, and ``parts``: first token, the one behind
+the last, role (its place among the manifest's ``roles``), turn, whether it is scored, and whether a
+model generated it.
 """
 
 from collections.abc import Mapping
@@ -41,6 +44,7 @@ from klcli.storage.schema import SchemaError
 from klcli.text.vocabulary import Vocabulary
 
 VERSIONS: Mapping[Task, int] = {"causal": 1, "masked": 2}
+VERSION_WITH_PARTS = 3
 HEAD = "head.safetensors"
 _SCALE = schema.maybe(schema.factor)
 _HEAD = {"size": schema.positive, "multiplier": _SCALE, "divisor": _SCALE, "softcap": _SCALE}
@@ -82,7 +86,7 @@ def _check_manifest(manifest: Any, where: str) -> None:
 
 RECORDING = FolderFormat(
     name="klcli.recording",
-    versions=tuple(VERSIONS.values()),
+    versions=(*VERSIONS.values(), VERSION_WITH_PARTS),
     noun="recording",
     own_files=r"head\.safetensors|shard-\d{5}\.safetensors",
     schema=_check_manifest,

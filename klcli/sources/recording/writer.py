@@ -26,6 +26,7 @@ from klcli.sources.recording.format import (
     HEAD,
     RECORDING,
     TENSORS,
+    VERSION_WITH_PARTS,
     VERSIONS,
     rows_in,
     shard_name,
@@ -34,7 +35,13 @@ from klcli.sources.rows import HeadRows, TensorRows
 from klcli.storage import manifest as manifests
 from klcli.storage.files import check_size, put
 from klcli.storage.manifest import MANIFEST, TOKENIZER, WINDOWS
-from klcli.storage.tables import describe, special_ids, windows_digest, windows_to_bytes
+from klcli.storage.tables import (
+    describe,
+    has_parts,
+    special_ids,
+    windows_digest,
+    windows_to_bytes,
+)
 from klcli.text.windows import WindowTable, plan_batches
 
 SHARD_BYTES = 64 * 2**20
@@ -169,7 +176,7 @@ def _new_manifest(
     proof, kind = source.proof, request["kind"]
     return {
         "format": RECORDING.name,
-        "format_version": VERSIONS[source.task],
+        "format_version": VERSION_WITH_PARTS if has_parts(table) else VERSIONS[source.task],
         "kind": kind,
         "complete": False,
         "request": request,
