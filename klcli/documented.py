@@ -8,11 +8,11 @@ from typing import Any, TypeVar, get_type_hints
 from klcli.hooks import Hooks
 from klcli.request import Keeping, Limits, Measurement, Stopping
 from klcli.sources.options import LoadOptions
-from klcli.text.scope import Scope
+from klcli.text.scope import Fields, Scope
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_REQUESTS = (Measurement, Scope, LoadOptions, Limits, Stopping, Keeping, Hooks)
+_REQUESTS = (Measurement, Fields, Scope, LoadOptions, Limits, Stopping, Keeping, Hooks)
 _DEFAULTS = {
     one.name: one.default
     for request in _REQUESTS

@@ -11,6 +11,7 @@ from klcli.choices import (
     KeepTop,
     NoiseFloor,
     Pll,
+    Score,
     SpecialTokens,
     TaskChoice,
     ValueChoice,
@@ -40,6 +41,15 @@ class ReadOptions(TypedDict, total=False):
     special_tokens: SpecialTokens | None
     documents: DocumentSplit | None
     limit: int | None
+    score: Score
+    score_reasoning: bool
+    chat_template: AnyPath | None
+    text_field: str | None
+    prompt_field: str | None
+    completion_field: str | None
+    group_by: str | None
+    max_tokens: int | None
+    seed: int
     pll: Pll | None
     mask_every: int | None
     task: TaskChoice
@@ -69,10 +79,11 @@ class RunOptions(ReadOptions, total=False):
     baseline: AnyPath | None
     until: str | None
     kl_bound: float | None
-    seed: int
     run: AnyPath | None
     shard: str | None
     keep_top: KeepTop
+    slice_regex: Sequence[str]
+    calibration: AnyPath | None
     command_line: str | None
 
 

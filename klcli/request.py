@@ -40,7 +40,7 @@ from klcli.sources.options import LoadOptions, RecordingFormat
 from klcli.storage.places import check_apart
 from klcli.text.corpus import STDIN, Texts, is_text
 from klcli.text.protocols import BASE_FILE_PROTOCOL
-from klcli.text.scope import Scope
+from klcli.text.scope import Fields, Scope
 
 Metrics = Mapping[str, tuple[str, ...]]
 Request = TypeVar("Request")
@@ -137,6 +137,7 @@ class Measurement:
     specs: tuple[Spec, ...]
     loads: tuple[LoadOptions, ...]
     corpora: tuple[str | Texts, ...]
+    fields: Fields
     scope: Scope
     limits: Limits
     stopping: Stopping
@@ -148,6 +149,8 @@ class Measurement:
     command_line: str | None = None
     one_at_a_time: bool = False
     noise_floor: NoiseFloor | None = None
+    slice_regex: Sequence[str] = ()
+    calibration: str | None = None
     goal: Goal | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -188,6 +191,7 @@ class Recording:
     load: LoadOptions
     corpora: tuple[str | Texts, ...]
     output: str
+    fields: Fields
     scope: Scope
     format: RecordingFormat
     hooks: Hooks
@@ -315,6 +319,7 @@ def recording(
         load=_pick(LoadOptions, options),
         corpora=_corpora(corpora),
         output=place,
+        fields=_pick(Fields, options),
         scope=scope,
         format=wanted,
         hooks=_pick(Hooks, options),
@@ -333,6 +338,7 @@ def _measurement(
         specs=specs,
         loads=loads,
         corpora=_corpora(corpora),
+        fields=_pick(Fields, options),
         scope=_pick(Scope, options),
         limits=_pick(Limits, options, metrics=metrics),
         stopping=_pick(Stopping, options),

@@ -29,7 +29,7 @@ from klcli.cli.options import (
     rank_options,
     recording_options,
     run_options,
-    window_options,
+    text_options,
 )
 from klcli.cli.progress import progress_hooks
 from klcli.cli.showing import (
@@ -77,7 +77,7 @@ def cli() -> None:
 @click.argument("reference", type=click.Path())
 @click.argument("candidate", type=click.Path())
 @click.argument("corpus", nargs=-1, type=click.Path())
-@window_options
+@text_options
 @source_options(sided=True)
 @compare_options
 @run_options
@@ -107,7 +107,7 @@ def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: 
 @cli.command()
 @click.argument("model", type=click.Path())
 @click.argument("corpus", nargs=-1, type=click.Path())
-@window_options
+@text_options
 @source_options(sided=False)
 @run_options
 @output_options
@@ -133,7 +133,7 @@ def perplexity(model: str, corpus: tuple[str, ...], **options: Any) -> int:
 @click.argument("model", type=click.Path())
 @click.argument("corpus", nargs=-1, required=True, type=click.Path())
 @recording_options
-@window_options
+@text_options
 @source_options(sided=False)
 @section(
     "Output",
@@ -167,7 +167,7 @@ def record(model: str, corpus: tuple[str, ...], output: str, quiet: bool, **opti
 @click.argument("reference", type=click.Path())
 @click.argument("candidate", type=click.Path())
 @click.argument("corpus", nargs=-1, type=click.Path())
-@window_options
+@text_options
 @source_options(sided=True, inside=True)
 @layers_output_options
 def layers(
@@ -208,7 +208,7 @@ def layers(
 @cli.command()
 @click.argument("reference", type=click.Path())
 @click.argument("candidates", nargs=-1, required=True, metavar="CANDIDATE...", type=click.Path())
-@window_options
+@text_options
 @source_options(sided=True, inside=True)
 @rank_options
 def rank(

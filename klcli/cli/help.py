@@ -14,7 +14,7 @@ from klcli.choices import choices_of
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-SECTIONS = ("Models", "Text", "Memory", "Gates", "Output", "Long runs", "Options")
+SECTIONS = ("Models", "Data", "Text", "Memory", "Gates", "Output", "Long runs", "Options")
 """The sections of the help of a command, in order. Options that name none come last."""
 OPTION_CELLS = 23
 """How far options stand out to the left of what they do, at most."""

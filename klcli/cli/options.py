@@ -27,6 +27,7 @@ from klcli.choices import (
     SpecialTokens,
     TokenChoice,
 )
+from klcli.cli.data_options import data_options
 from klcli.cli.help import Decorated, one_of, section, several
 from klcli.text.protocols import PRESETS
 
@@ -117,6 +118,8 @@ window_options = section(
     common=("protocol", "context", "limit"),
 )
 
+text_options = several(data_options, window_options)
+
 
 run_options = section(
     "Long runs",
@@ -132,14 +135,6 @@ run_options = section(
         metavar="NATS",
         help="The most the KL of a token can be, if you know it: the intervals of --until "
         "then hold for any text.",
-    ),
-    click.option(
-        "--seed",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        metavar="N",
-        help="In which random order --until draws windows.",
     ),
     click.option(
         "--run",
@@ -206,8 +201,17 @@ _shown_options = several(
             multiple=True,
             type=one_of(SliceBy),
             help="Also show slices of the tokens. They are by confidence of the reference (or "
-            "model), by position in the window, or by kind of text. The JSON has all three. Can "
-            "be given several times.",
+            "model), by position in the window, kind of text, role or turn of a conversation, "
+            "place in a generated answer, or --slice-regex. The JSON has all. Can be given "
+            "several times.",
+        ),
+        click.option(
+            "--slice-regex",
+            "slice_regex",
+            multiple=True,
+            metavar="NAME=PATTERN",
+            help="Also slice off the tokens of what a regular expression finds in the text, such "
+            "as 'calls=<tool_call>.*?</tool_call>'. Can be given several times.",
         ),
         common=("details", "slices"),
     ),

@@ -1,0 +1,60 @@
+"""Options that say what is in a data set, and what of it is scored."""
+
+import click
+
+from klcli.choices import Score
+from klcli.cli.help import one_of, section
+
+data_options = section(
+    "Data",
+    click.option(
+        "--score",
+        type=one_of(Score),
+        default="assistant",
+        show_default=True,
+        help="Which tokens of conversations, and of prompts with a completion, are scored: those "
+        "of the assistant (or completion), all, or those of the last answer.",
+    ),
+    click.option(
+        "--score-reasoning/--no-score-reasoning",
+        default=True,
+        show_default=True,
+        help="Whether the reasoning in an answer is scored too.",
+    ),
+    click.option(
+        "--chat-template",
+        type=click.Path(),
+        metavar="FILE",
+        help="Jinja template that renders conversations, for both models.  [default: the "
+        "reference's, or the candidate's where the reference has none]",
+    ),
+    click.option(
+        "--text-field",
+        metavar="NAME",
+        help="Field of .jsonl, .csv and .parquet that holds the text.  [default: found by itself: "
+        "text, messages, or a prompt and its completion]",
+    ),
+    click.option("--prompt-field", metavar="NAME", help="Field that holds the prompt."),
+    click.option("--completion-field", metavar="NAME", help="Field that holds the completion."),
+    click.option(
+        "--group-by",
+        metavar="FIELD",
+        help="Report the lines of each value of a field by themselves too, such as language.",
+    ),
+    click.option(
+        "--max-tokens",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Score at most about N tokens: documents are drawn at random, whole, until there are "
+        "enough.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="In which random order --max-tokens draws documents, and --until windows.",
+    ),
+    common=("score", "text_field", "group_by", "max_tokens"),
+)
