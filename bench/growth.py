@@ -29,7 +29,8 @@ from klcli.sources.conditions import Conditions
 from klcli.sources.hf.causal import CausalSource
 from klcli.sources.hf.loading import load_model
 from klcli.sources.options import LoadOptions
-from klcli.text.corpus import Corpus, Document
+from klcli.text.corpus import Document
+from klcli.text.examples import Dataset
 from klcli.text.scope import Scope
 
 FACTORS = (1, 2, 4, 8)
@@ -65,8 +66,8 @@ def _load(path: Path) -> CausalSource:
 
 def _linearity(name: str, sources: Sequence[CausalSource], windows: int, context: int) -> Figure:
     text = subjects.text(1 + FACTORS[-1] * windows * context // COPY_TOKENS)
-    corpus = Corpus(
-        name="text", sha256="", documents=(Document(name="text", content=text.encode()),)
+    corpus = Dataset(
+        name="text", sha256="", examples=(Document(name="text", content=text.encode()),)
     )
     whole = align(sources, [corpus], Scope(context=context))
     parts = [replace(whole, table=whole.table.limited(windows * factor)) for factor in FACTORS]

@@ -12,7 +12,8 @@ from klcli.align import align
 from klcli.measure.evaluate import evaluate
 from klcli.sources.hf.masked import MaskedSource
 from klcli.sources.hf.tokenizer import vocabulary_of
-from klcli.text.corpus import Corpus, Document
+from klcli.text.corpus import Document
+from klcli.text.examples import Dataset
 from klcli.text.masking import masked_rows
 from klcli.text.scope import Scope
 from klcli.text.windows import WindowTable, plan_batches
@@ -62,9 +63,9 @@ def _source(dtype: torch.dtype) -> MaskedSource:
     return MaskedSource("BERT-base shape", model, vocabulary_of(tokenizer, "bert"))
 
 
-def _sentences(count: int) -> Corpus:
+def _sentences(count: int) -> Dataset:
     words = masked_models.TEXT.split()
     rng = random.Random(0)
     texts = [" ".join(rng.choices(words, k=rng.randint(3, 20))) for _ in range(count)]
     documents = tuple(Document(name=f"{i}", content=text.encode()) for i, text in enumerate(texts))
-    return Corpus(name="sentences", sha256="", documents=documents)
+    return Dataset(name="sentences", sha256="", examples=documents)

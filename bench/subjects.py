@@ -15,7 +15,8 @@ from klcli.sources.hf.causal import CausalSource
 from klcli.sources.hf.loading import load_model
 from klcli.sources.hf.tokenizer import vocabulary_of
 from klcli.sources.options import LoadOptions
-from klcli.text.corpus import Corpus, Document
+from klcli.text.corpus import Document
+from klcli.text.examples import Dataset
 from klcli.text.scope import Scope
 from klcli.text.windows import WindowTable
 
@@ -125,7 +126,7 @@ def windows(sources: Sequence[CausalSource], count: int, context: int) -> Window
     """So many windows of text."""
     copies = 1 + count * context // 2000
     documents = (Document(name="text", content=text(copies).encode()),)
-    corpus = Corpus(name="text", sha256="", documents=documents)
+    corpus = Dataset(name="text", sha256="", examples=documents)
     return align(sources, [corpus], Scope(context=context, limit=count)).table
 
 

@@ -24,7 +24,8 @@ from klcli.sources.checks import check_model, check_source
 from klcli.sources.kinds import kind_of
 from klcli.sources.recording.format import RECORDING
 from klcli.storage.places import obstacle_to
-from klcli.text.corpus import Corpus, read_corpora
+from klcli.text.datasets import read_datasets
+from klcli.text.examples import Dataset
 
 NO_CORPUS = "name a CORPUS: a text file, or - for stdin"
 
@@ -33,7 +34,7 @@ NO_CORPUS = "name a CORPUS: a text file, or - for stdin"
 class Inputs:
     """What has been read by then: the texts, which stdin gives only once, and the baseline."""
 
-    corpora: Sequence[Corpus]
+    corpora: Sequence[Dataset]
     baseline: BaselineRun | None = None
 
 
@@ -52,7 +53,7 @@ def check_measurement(request: Measurement, world: int) -> Inputs:
     if run is not None:
         RUN.check_place(Path(run))
         check_going_on(Path(run), _known(request))
-    corpora = read_corpora(request.corpora, request.scope.split)
+    corpora = read_datasets(request.corpora, request.scope.split, request.fields)
     baseline = open_baseline(request.limits.baseline)
     if baseline is not None:
         baseline.check_command("compare" if len(request.specs) == 2 else "perplexity")
@@ -75,7 +76,7 @@ def check_ranking(request: RankRequest) -> tuple[Inputs, list[KlcliError | None]
         _check_folder(Path(request.run))
     first = request.pairs[0]
     _check_text(first)
-    corpora = read_corpora(first.corpora, first.scope.split)
+    corpora = read_datasets(first.corpora, first.scope.split, first.fields)
     check_source(first.specs[0], first.loads[0])
     baseline = open_baseline(first.limits.baseline)
     if baseline is not None:
@@ -120,7 +121,7 @@ def check_recording(request: Recording) -> Inputs:
         raise OutputError(f"cannot write {output}: {obstacle}")
     if request.load.task != "auto":
         check_options(str(request.model), request.load.task, request.scope)
-    corpora = read_corpora(request.corpora, request.scope.split)
+    corpora = read_datasets(request.corpora, request.scope.split, request.fields)
     if isinstance(request.model, str):
         check_model(request.model, request.load)
     return Inputs(corpora=corpora)
@@ -142,7 +143,7 @@ def check_layers(request: Measurement) -> Inputs:
             )
     _check_sources(request)
     _check_text(request)
-    corpora = read_corpora(request.corpora, request.scope.split)
+    corpora = read_datasets(request.corpora, request.scope.split, request.fields)
     return Inputs(corpora=corpora)
 
 

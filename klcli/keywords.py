@@ -83,7 +83,6 @@ class RunOptions(ReadOptions, total=False):
     shard: str | None
     keep_top: KeepTop
     slice_regex: Sequence[str]
-    calibration: AnyPath | None
     command_line: str | None
 
 

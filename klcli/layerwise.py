@@ -14,7 +14,7 @@ from klcli.sources.hf.given import as_found
 from klcli.sources.hf.loading import open_model
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.opening import told_of_loading
-from klcli.text.corpus import Corpus
+from klcli.text.examples import Dataset
 from klcli.text.scope import Scope
 from klcli.text.windows import Window, WindowTable
 
@@ -36,7 +36,7 @@ def compare_layers(request: Measurement, inputs: Inputs) -> Layers:
         return _compared(request, inputs.corpora)
 
 
-def _compared(request: Measurement, corpora: Sequence[Corpus]) -> Layers:
+def _compared(request: Measurement, corpora: Sequence[Dataset]) -> Layers:
     reference, candidate = _opened(request)
     request.hooks.begin("reading the text")
     whole, alignment = _aligned((reference, candidate), corpora, request.scope)
@@ -67,7 +67,7 @@ def _opened(request: Measurement) -> tuple[ModelSource, ModelSource]:
 
 
 def _aligned(
-    sources: Sequence[ModelSource], corpora: Sequence[Corpus], scope: Scope
+    sources: Sequence[ModelSource], corpora: Sequence[Dataset], scope: Scope
 ) -> tuple[WindowTable, Alignment]:
     """The windows of the whole text, and those that are read."""
     if sources[0].task == "masked" and scope.mask_every is None and scope.pll is None:

@@ -42,7 +42,7 @@ from klcli.sources.opening import open_source, told_of_loading
 from klcli.sources.options import LoadOptions, RecordingFormat
 from klcli.sources.recording.reader import open_recording
 from klcli.sources.recording.writer import Recorded, record
-from klcli.text.corpus import Corpus
+from klcli.text.examples import Dataset
 from klcli.text.scope import Scope
 from klcli.text.windows import WindowTable, plan_batches
 
@@ -71,7 +71,7 @@ class ReadOnce:
     notices: tuple[Notice, ...]
 
 
-def read_once(request: Measurement, corpora: Sequence[Corpus], folder: Path) -> ReadOnce:
+def read_once(request: Measurement, corpora: Sequence[Dataset], folder: Path) -> ReadOnce:
     """Record what the reference of a request predicts, to compare it with several candidates.
 
     Raises:
@@ -106,7 +106,7 @@ def keep_predictions(request: Recording, inputs: Inputs) -> Recorded:
         return _recorded_to(request, inputs.corpora)
 
 
-def _recorded_to(request: Recording, corpora: Sequence[Corpus]) -> Recorded:
+def _recorded_to(request: Recording, corpora: Sequence[Dataset]) -> Recorded:
     """Record with a model, which is loaded or given."""
     output, hooks = Path(request.output), request.hooks
     with told_of_loading(request.model, hooks):
@@ -151,7 +151,7 @@ class _Opened:
     """
 
     sources: Sequence[Source]
-    corpora: Sequence[Corpus]
+    corpora: Sequence[Dataset]
     scope: Scope
     notices: tuple[Notice, ...] = ()
 
@@ -197,7 +197,7 @@ def _opened(request: Measurement, inputs: Inputs) -> Iterator[_Opened]:
     yield _Opened(sources=sources, corpora=inputs.corpora, scope=request.scope)
 
 
-def _opened_apart(request: Measurement, corpora: Sequence[Corpus], folder: Path) -> _Opened:
+def _opened_apart(request: Measurement, corpora: Sequence[Dataset], folder: Path) -> _Opened:
     """A reference whose model has left the memory, its predictions in ``folder``; a candidate."""
     reference = paths_of(request.specs)[0]
     return _beside(_recorded(reference, request.loads[0], corpora, request, folder), request)
@@ -215,7 +215,7 @@ def _beside(reference: ReadOnce, request: Measurement) -> _Opened:
 def _recorded(
     spec: str | GivenModel,
     load: LoadOptions,
-    corpora: Sequence[Corpus],
+    corpora: Sequence[Dataset],
     request: Measurement,
     folder: Path,
 ) -> ReadOnce:

@@ -19,7 +19,8 @@ from klcli.sources.hf.causal import CausalSource
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.kinds import is_base_file
 from klcli.sources.options import LoadOptions
-from klcli.text.cutting import plan_windows, tokenize
+from klcli.text.corpus import Document
+from klcli.text.cutting import encode_document, plan_windows
 from klcli.text.protocols import choose_protocol
 from klcli.text.windows import TokenizedDocument, WindowTable
 
@@ -178,7 +179,7 @@ def written(smollm2: ModelSource, shared: Path, tmp_path_factory: pytest.TempPat
     vocabulary = smollm2.vocabulary
     protocol = choose_protocol("llama.cpp", vocabulary=vocabulary, longest=8192, context=128)
     text = (shared / "corpora" / "wikitext2-test-60k.txt").read_text(encoding="utf-8")
-    encoding = tokenize(text, vocabulary, protocol)
+    encoding = encode_document(Document(name="a", content=text.encode()), vocabulary, protocol)
     document = TokenizedDocument(corpus=0, name="text", ids=encoding.ids, encoding=encoding)
     table = plan_windows([document], protocol, vocabulary.prefix_id).limited(2)
     write_base_file(path, smollm2, table, batch_tokens=128)

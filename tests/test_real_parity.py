@@ -42,7 +42,7 @@ from klcli.align import align
 from klcli.align.alignment import Alignment
 from klcli.measure.evaluate import evaluate
 from klcli.sources.hf.model import ModelSource
-from klcli.text.corpus import read_corpus
+from klcli.text.datasets import read_dataset
 from klcli.text.scope import Scope
 from klcli.text.windows import Window
 from tests.running import Run
@@ -125,7 +125,7 @@ def one_thread(threads: None) -> Iterator[None]:
 
 
 def aligned(model: ModelSource, text: Path, scope: Scope) -> Alignment:
-    return align([model], [read_corpus(str(text), scope.split)], scope)
+    return align([model], [read_dataset(str(text), scope.split)], scope)
 
 
 def split(windows: Sequence[Window], nll: Floats) -> list[Floats]:

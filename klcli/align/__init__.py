@@ -17,15 +17,16 @@ from klcli.align.checks import (
     check_widths,
 )
 from klcli.align.corpora import from_corpora
+from klcli.align.documents import scope_of, write_out
 from klcli.align.files import from_files
 from klcli.sources import Source
-from klcli.text.corpus import Corpus
+from klcli.text.examples import Dataset
 from klcli.text.scope import Scope
 
 __all__ = ["Alignment", "align"]
 
 
-def align(sources: Sequence[Source], corpora: Sequence[Corpus], scope: Scope) -> Alignment:
+def align(sources: Sequence[Source], datasets: Sequence[Dataset], scope: Scope) -> Alignment:
     """Settle which tokens one source, or two, are scored on.
 
     Raises:
@@ -36,13 +37,17 @@ def align(sources: Sequence[Source], corpora: Sequence[Corpus], scope: Scope) ->
     from klcli.align.offset import off_by_one  # which brings torch
 
     check_tasks(sources, scope)
+    written = write_out(datasets, sources, scope_of(sources, scope))
+    corpora = written.corpora
     notices = [
+        *written.notices,
         *check_vocabularies(sources),
         *check_widths(sources),
         *check_splits(sources, corpora),
     ]
     found = from_files(sources, corpora, scope) or from_corpora(sources, corpora, scope)
     table = found.table.limited(scope.limit)
+    table = replace(table, protocol=dict(table.protocol) | written.protocol)
     check_ids(table, sources)
     shifted = [notice for source in sources if (notice := off_by_one(source, table)) is not None]
     own = [notice for source in sources for notice in source.notices]

@@ -1,18 +1,19 @@
-"""Windows out of a text, for live models."""
+"""Windows out of texts, for live models."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from klcli.align.alignment import Alignment
 from klcli.align.checks import check_mask
+from klcli.align.tokenising import Encode, Tokenised, tokenise
 from klcli.errors import Notice, UsageError
 from klcli.sources import Source
-from klcli.text.corpus import Corpus
-from klcli.text.cutting import plan_windows, tokenize
+from klcli.text.corpus import Corpus, Document
+from klcli.text.cutting import encode_document, plan_windows
 from klcli.text.masking import choose_masked_protocol, plan_masked_windows
-from klcli.text.protocols import DEFAULT_PROTOCOL, choose_protocol
+from klcli.text.protocols import DEFAULT_PROTOCOL, Protocol, choose_protocol
 from klcli.text.scope import Scope
-from klcli.text.vocabulary import Encoding, Vocabulary
+from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import TokenizedDocument, WindowTable
 
 
@@ -30,24 +31,53 @@ def from_corpora(sources: Sequence[Source], corpora: Sequence[Corpus], scope: Sc
     longest = min(
         (source.longest for source in sources if source.longest is not None), default=None
     )
+    check_parts(corpora, scope, sources[0])
     plan = _masked_plan if sources[0].task == "masked" else _causal_plan
-    table = plan(corpora, vocabulary, longest, scope)
+    table, notices = plan(corpora, vocabulary, longest, scope)
     for source in sources[1:]:
         check_mask(source, sources[0].name, table)
     asked = {"documents": scope.split, "limit": scope.limit}
-    table = replace(table, protocol=dict(table.protocol) | asked, corpora=tuple(corpora))
+    table = replace(table, protocol=dict(table.protocol) | asked)
     parsed = table.protocol["special_tokens"] == "parse"
     return Alignment(
         table=table,
         names=vocabulary,
         vocabulary_size=vocabulary.size,
-        notices=tuple(_special_strings(corpora, vocabulary, parsed)),
+        notices=(*notices, *_special_strings(table.corpora, vocabulary, parsed)),
     )
+
+
+def check_parts(corpora: Sequence[Corpus], scope: Scope, source: Source) -> None:
+    """Hold the options, and the task of a model, against documents of which parts are scored.
+
+    Raises:
+        UsageError: they do not go together.
+    """
+    first = next((d for corpus in corpora for d in corpus.documents if d.parts), None)
+    if first is None:
+        return
+    if source.task == "masked":
+        raise UsageError(
+            f"{source.name} is a masked model, and {first.name} has a prompt and an answer to it: "
+            "give plain texts, or name the field of one with --text-field"
+        )
+    given = {
+        "--protocol": scope.protocol if scope.protocol != DEFAULT_PROTOCOL else None,
+        "--stride": scope.stride,
+        "--score-from": scope.score_from,
+        "--bos": scope.bos if first.is_rendered and scope.bos != "auto" else None,
+        "--special-tokens": scope.special_tokens if first.is_rendered else None,
+    }
+    if named := [option for option, value in given.items() if value is not None]:
+        raise UsageError(
+            f"{first.name} has answers, which are read behind their prompts as they are: leave out "
+            f"{', '.join(named)}"
+        )
 
 
 def _causal_plan(
     corpora: Sequence[Corpus], vocabulary: Vocabulary, longest: int | None, scope: Scope
-) -> WindowTable:
+) -> tuple[WindowTable, tuple[Notice, ...]]:
     protocol = choose_protocol(
         scope.protocol or DEFAULT_PROTOCOL,
         vocabulary=vocabulary,
@@ -58,14 +88,41 @@ def _causal_plan(
         bos=scope.bos,
         special_tokens=scope.special_tokens,
     )
-    documents = _tokenize(corpora, lambda text: tokenize(text, vocabulary, protocol))
-    table = plan_windows(documents, protocol, vocabulary.prefix_id)
-    return replace(table, protocol=asdict(protocol))
+    found = _tokenise(corpora, lambda one: encode_document(one, vocabulary, protocol), scope)
+    protocol, whole = _read_whole(protocol, found.documents, longest, scope)
+    table = plan_windows(found.documents, protocol, vocabulary.prefix_id, whole)
+    said = asdict(protocol)
+    if whole is not None and whole != protocol.context:
+        said["context_of_answers"] = whole
+    if all(document.is_rendered for document in found.documents):
+        said |= {"bos": "none", "special_tokens": "parse"}
+    return replace(table, protocol=said, corpora=found.corpora), found.notices
+
+
+def _read_whole(
+    protocol: Protocol,
+    documents: Sequence[TokenizedDocument],
+    longest: int | None,
+    scope: Scope,
+) -> tuple[Protocol, int | None]:
+    """The context of documents with parts: an answer is read behind all of its prompt.
+
+    That is as much as the model can read, where no context is given. Without other documents it is
+    that of the protocol.
+    """
+    lengths = [len(document.ids) for document in documents if document.parts]
+    if not lengths or scope.context is not None:
+        return protocol, None
+    room = max(2, *lengths) + 1  # a BOS may stand before it
+    whole = room if longest is None else min(room, longest)
+    if len(lengths) < len(documents):
+        return protocol, whole
+    return replace(protocol, context=whole, stride=whole), whole
 
 
 def _masked_plan(
     corpora: Sequence[Corpus], vocabulary: Vocabulary, longest: int | None, scope: Scope
-) -> WindowTable:
+) -> tuple[WindowTable, tuple[Notice, ...]]:
     protocol = choose_masked_protocol(
         vocabulary=vocabulary,
         longest=longest,
@@ -76,32 +133,25 @@ def _masked_plan(
         special_tokens=scope.special_tokens,
     )
     parse, words = protocol.special_tokens == "parse", protocol.pll == "word"
-    documents = _tokenize(
-        corpora, lambda text: vocabulary.encode(text, parse_special=parse, find_words=words)
+    found = _tokenise(
+        corpora,
+        lambda one: vocabulary.encode(one.text, parse_special=parse, find_words=words),
+        scope,
     )
-    table = plan_masked_windows(documents, protocol, vocabulary)
-    return replace(table, protocol=asdict(protocol) | {"score_from": None, "bos": None})
+    table = plan_masked_windows(found.documents, protocol, vocabulary)
+    said = asdict(protocol) | {"score_from": None, "bos": None}
+    return replace(table, protocol=said, corpora=found.corpora), found.notices
 
 
-def _tokenize(
-    corpora: Iterable[Corpus], encode: Callable[[str], Encoding]
-) -> list[TokenizedDocument]:
-    documents = []
-    for number, corpus in enumerate(corpora):
-        for document in corpus.documents:
-            encoding = encode(document.text)
-            documents.append(
-                TokenizedDocument(
-                    corpus=number, name=document.name, ids=encoding.ids, encoding=encoding
-                )
-            )
-    return documents
+def _tokenise(corpora: Sequence[Corpus], encode: Encode, scope: Scope) -> Tokenised:
+    return tokenise(corpora, encode, most=scope.max_tokens, seed=scope.seed)
 
 
 def _special_strings(
     corpora: Sequence[Corpus], vocabulary: Vocabulary, parse: bool
 ) -> list[Notice]:
-    texts = [document.content for corpus in corpora for document in corpus.documents]
+    """That strings of special tokens stand in a text; in a rendered one they belong there."""
+    texts = [one.content for corpus in corpora for one in _plain(corpus)]
     counts = {s: sum(t.count(s.encode()) for t in texts) for s in vocabulary.special_strings}
     if not (hits := sum(counts.values())):
         return []
@@ -114,3 +164,7 @@ def _special_strings(
         f"{how}; change that with --special-tokens"
     )
     return [Notice(code="special_tokens_in_text", message=message)]
+
+
+def _plain(corpus: Corpus) -> list[Document]:
+    return [document for document in corpus.documents if not document.is_rendered]

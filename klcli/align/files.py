@@ -8,13 +8,14 @@ import numpy as np
 
 from klcli.align.alignment import Alignment
 from klcli.align.checks import check_mask
+from klcli.align.tokenising import tokenise
 from klcli.errors import MismatchError, Notice, UsageError
 from klcli.sources import UNBOUNDED, Source
-from klcli.text.corpus import Corpus
-from klcli.text.cutting import text_read_by
+from klcli.text.corpus import Corpus, Document
+from klcli.text.cutting import encode_rendered, text_read_by
 from klcli.text.scope import Scope
 from klcli.text.vocabulary import Encoding, NamedTokens, NumberedTokens, TokenNames, Vocabulary
-from klcli.text.windows import NO_TARGET, TokenizedDocument, Window, WindowTable
+from klcli.text.windows import NO_TARGET, Window, WindowTable
 
 if TYPE_CHECKING:
     from klcli.sources.files.toplogprobs import TopLogprobsSource
@@ -250,30 +251,32 @@ def _with_text(
             "the file, or give --token-ids"
         )
     parse = (scope.special_tokens or table.protocol["special_tokens"]) == "parse"
-    texts = [
-        (number, document.name, _encode(document.text, table, vocabulary, parse))
-        for number, corpus in enumerate(corpora)
-        for document in corpus.documents
-    ]
+    made = tokenise(
+        corpora,
+        lambda one: _encode(one, table, vocabulary, parse),
+        most=table.protocol.get("max_tokens"),
+        seed=table.protocol.get("seed", 0),
+    )
+    texts = made.documents
     if len(texts) != len(table.documents):
         raise MismatchError(
             f"the corpus has {len(texts)} documents and {name} has {len(table.documents)}: "
             "give the text that the file was made from, or none"
         )
-    documents = []
-    for document, (number, text_name, encoding) in zip(table.documents, texts, strict=True):
-        length = min(len(document.ids), len(encoding.ids))
-        wrong = np.flatnonzero(document.ids[:length] != encoding.ids[:length])
-        if wrong.size or len(document.ids) != len(encoding.ids):
+    for document, text in zip(table.documents, texts, strict=True):
+        length = min(len(document.ids), len(text.ids))
+        wrong = np.flatnonzero(document.ids[:length] != text.ids[:length])
+        if wrong.size or len(document.ids) != len(text.ids):
             where = f"first at token {wrong[0]}" if wrong.size else "in length"
             raise MismatchError(
-                f"{text_name} has {len(encoding.ids)} tokens and {name} has {len(document.ids)}; "
+                f"{text.name} has {len(text.ids)} tokens and {name} has {len(document.ids)}; "
                 f"they differ {where}: give the text that the file was made from, or none"
             )
-        documents.append(
-            TokenizedDocument(corpus=number, name=text_name, ids=document.ids, encoding=encoding)
-        )
-    return replace(table, documents=tuple(documents), corpora=tuple(corpora))
+    documents = tuple(
+        replace(text, ids=document.ids)
+        for document, text in zip(table.documents, texts, strict=True)
+    )
+    return replace(table, documents=documents, corpora=made.corpora)
 
 
 def refuse_text(name: str) -> NoReturn:
@@ -283,9 +286,13 @@ def refuse_text(name: str) -> NoReturn:
     )
 
 
-def _encode(text: str, table: WindowTable, vocabulary: Vocabulary, parse: bool) -> Encoding:
+def _encode(
+    document: Document, table: WindowTable, vocabulary: Vocabulary, parse: bool
+) -> Encoding:
     """The tokens of a text, as the protocol of a table has them."""
-    text = text_read_by(text, table.protocol["name"])
+    if document.is_rendered:
+        return encode_rendered(document, vocabulary)
+    text = text_read_by(document.text, table.protocol["name"])
     encoding = vocabulary.encode(text, parse_special=parse)
     length = len(table.documents[0].ids)
     if not table.lacks_remainder or len(encoding.ids) - length >= table.protocol["context"]:

@@ -10,6 +10,12 @@ from klcli.align.alignment import Alignment
 from klcli.measure.shard import WHOLE, Shard
 from klcli.sources.conditions import Conditions
 
+_WHERE_GIVEN = (
+    "pll", "mask_every", "score", "score_reasoning", "chat_template", "answers", "max_tokens",
+    "seed",
+)  # fmt: skip
+"""What a protocol has only where it applies."""
+
 
 def signature(
     alignment: Alignment, conditions: Conditions, tokens: int, shard: Shard = WHOLE
@@ -29,7 +35,7 @@ def signature(
         "bos": protocol["bos"],
         "special": protocol["special_tokens"],
         "documents": protocol["documents"],
-        **{name: protocol[name] for name in ("pll", "mask_every") if name in protocol},
+        **{name: protocol[name] for name in _WHERE_GIVEN if name in protocol},
     }
     parts = [f"{name}:{'-' if value is None else value}" for name, value in named.items()]
     begin = [f"klcli:{conditions.environment['klcli']}", *sides, f"corpus:{corpora}"]

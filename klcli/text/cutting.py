@@ -12,15 +12,25 @@ from typing import cast
 import numpy as np
 
 from klcli.errors import CorpusError
+from klcli.text.corpus import Document
 from klcli.text.protocols import PRESETS, Cut, Protocol, ProtocolName
 from klcli.text.vocabulary import Encoding, IntArray, Vocabulary
 from klcli.text.windows import TokenizedDocument, Window, WindowTable
 
 
-def tokenize(text: str, vocabulary: Vocabulary, protocol: Protocol) -> Encoding:
-    """Tokenise one document as the protocol wants it."""
-    text = text_read_by(text, protocol.name)
+def encode_document(document: Document, vocabulary: Vocabulary, protocol: Protocol) -> Encoding:
+    """Tokenise one document as the protocol wants it, or as what made it did."""
+    if document.is_rendered:
+        return encode_rendered(document, vocabulary)
+    text = text_read_by(document.text, protocol.name)
     return vocabulary.encode(text, parse_special=protocol.special_tokens == "parse")
+
+
+def encode_rendered(document: Document, vocabulary: Vocabulary) -> Encoding:
+    """The tokens of a document that has them, or of what a chat template made."""
+    if document.ids is not None:
+        return vocabulary.encoding_of(document.ids)
+    return vocabulary.encode(document.text, parse_special=True)
 
 
 def text_read_by(text: str, protocol: str) -> str:
@@ -30,21 +40,24 @@ def text_read_by(text: str, protocol: str) -> str:
 
 
 def plan_windows(
-    documents: Sequence[TokenizedDocument], protocol: Protocol, prefix_id: int | None
+    documents: Sequence[TokenizedDocument],
+    protocol: Protocol,
+    prefix_id: int | None,
+    whole: int | None = None,
 ) -> WindowTable:
     """Cut documents into windows by a protocol.
 
-    ``prefix_id`` is the id that ``protocol.bos`` puts in front.
+    ``prefix_id`` is the id that ``protocol.bos`` puts in front, and ``whole`` the context of
+    documents with parts, None for that of the protocol.
 
     Raises:
         CorpusError: nothing would be scored, or a document is too short to be cut so.
     """
-    cut = CUTTERS[protocol.preset.cut]
     prefix = np.array([] if prefix_id is None else [prefix_id], dtype=np.int32)
     cuts = (
         window
         for number, document in enumerate(documents)
-        for window in _scored(cut(number, document, protocol, prefix), document)
+        for window in _cut(number, document, protocol, prefix, whole)
         if len(window.targets)
     )
     windows = [replace(window, number=number) for number, window in enumerate(cuts)]
@@ -53,8 +66,19 @@ def plan_windows(
     return WindowTable(documents=tuple(documents), windows=tuple(windows))
 
 
-def _scored(windows: Iterator[Window], document: TokenizedDocument) -> Iterator[Window]:
-    """Windows of a document, of which only the scored parts of it are scored."""
+def _cut(
+    number: int,
+    document: TokenizedDocument,
+    protocol: Protocol,
+    prefix: IntArray,
+    whole: int | None,
+) -> Iterator[Window]:
+    """The windows of a document, of which only its scored parts are scored."""
+    if document.is_rendered:
+        protocol = replace(protocol, bos="none")
+    if document.parts and whole is not None:
+        protocol = replace(protocol, context=whole, stride=whole)
+    windows = CUTTERS[protocol.preset.cut](number, document, protocol, prefix)
     if not document.parts:
         return windows
     is_scored = document.is_scored

@@ -193,6 +193,18 @@ class Vocabulary:
         word_ends = _word_ends(word_ids, words) if find_words else None
         return Encoding(ids=ids, ends=ends, words=words, word_ends=word_ends)
 
+    def encoding_of(self, ids: IntArray) -> Encoding:
+        """The encoding of tokens that are given, over the bytes that they stand for."""
+        tokens = [self.bytes_of(token_id) for token_id in ids.tolist()]
+        ends = np.cumsum([len(token) for token in tokens], dtype=np.int64)
+        # Bytes that are not UTF-8, such as half a character, count as one sign each.
+        text = b"".join(tokens).decode("ascii", errors="replace")
+        return Encoding(
+            ids=ids.astype(np.int32),
+            ends=_compact(ends),
+            words=_words_at(np.array([m.start() for m in _WORD.finditer(text)], dtype=int), ends),
+        )
+
     def string(self, token_id: int) -> str | None:
         """The token as the tokenizer writes it, None for an id without a token."""
         return self._strings.get(token_id)
@@ -321,7 +333,11 @@ def _bytes_before(text: str) -> IntArray:
 
 def _words_of_tokens(ends: IntArray, text: str) -> IntArray:
     places = np.array([match.start() for match in _WORD.finditer(text)], dtype=np.int64)
-    starts = _bytes_before(text)[places]
+    return _words_at(_bytes_before(text)[places], ends)
+
+
+def _words_at(starts: IntArray, ends: IntArray) -> IntArray:
+    """How many words begin in each token, by the bytes at which they begin."""
     words = np.bincount(np.searchsorted(ends, starts, side="right"), minlength=len(ends))
     few = words.max(initial=0) <= np.iinfo(np.uint8).max
     compact: IntArray = words.astype(np.uint8 if few else np.int32)

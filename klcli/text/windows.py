@@ -21,7 +21,8 @@ class TokenizedDocument:
     ``encoding`` says which bytes and words each token covers, None where the text is not known.
     ``corpus`` is the number of the corpus that the document belongs to, and ``group`` what it has
     in the field that documents are grouped by. ``parts`` are those of the text, in tokens; without
-    any every token is scored, otherwise those of the scored parts.
+    any every token is scored, otherwise those of the scored parts. Before a document that
+    ``is_rendered`` no BOS is put.
     """
 
     corpus: int
@@ -30,6 +31,7 @@ class TokenizedDocument:
     encoding: Encoding | None
     parts: tuple[Part, ...] = ()
     group: str | None = None
+    is_rendered: bool = False
 
     @property
     def is_scored(self) -> npt.NDArray[np.bool_]:

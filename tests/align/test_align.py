@@ -17,7 +17,7 @@ from klcli.errors import CorpusError, MismatchError, UsageError
 from klcli.sources import Source
 from klcli.sources.files.arrays import ArraySource, open_arrays
 from klcli.sources.options import LoadOptions
-from klcli.text.corpus import read_corpus
+from klcli.text.datasets import read_dataset
 from klcli.text.scope import Scope
 from klcli.text.vocabulary import NumberedTokens, Vocabulary
 from klcli.text.windows import WindowTable
@@ -32,7 +32,7 @@ SIZE = 20
 
 def align(sides: Sequence[Source], paths: Sequence[str], scope: Scope) -> Alignment:
     """Align on the corpora at some paths."""
-    return align_sources(sides, [read_corpus(path, scope.split) for path in paths], scope)
+    return align_sources(sides, [read_dataset(path, scope.split) for path in paths], scope)
 
 
 def vocabulary(

@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from klcli import perplexity
 from klcli.align import align
-from klcli.text.corpus import read_corpus
+from klcli.text.datasets import read_dataset
 from klcli.text.scope import Scope
 from klcli.text.splits import find_splits
 from klcli.text.vocabulary import Vocabulary
@@ -72,7 +72,7 @@ def test_the_number_the_place_and_both_splits_are_told(tmp_path: Path) -> None:
     path.write_text("no digits here but 1998 is one and 19 is too")
     digits = tokenizer(sequence(pre_tokenizers.Digits(individual_digits=True)))
     sides = [Model("left", tokenizer(), 100), Model("right", digits, 100)]
-    (notice,) = align(sides, [read_corpus(str(path))], Scope()).notices
+    (notice,) = align(sides, [read_dataset(str(path))], Scope()).notices
     assert notice.code == "tokenizers_differ"
     assert "2 of 29 tokens" in notice.message
     assert "first at byte 18" in notice.message
@@ -85,7 +85,7 @@ def test_a_bos_that_one_side_adds_is_told(tmp_path: Path) -> None:
     with_bos = Model("left", vocabulary(added={"<s>": True}, bos="<s>"))
     without = Model("right", vocabulary(added={"<s>": True}))
     for sides in ([with_bos, without], [without, with_bos]):
-        notices = align(sides, [read_corpus(str(path))], Scope(bos="none")).notices
+        notices = align(sides, [read_dataset(str(path))], Scope(bos="none")).notices
         (notice,) = [one for one in notices if one.code == "bos_differs"]
         assert "of left puts its BOS before a text, and that of right does not" in notice.message
 

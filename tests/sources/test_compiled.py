@@ -14,7 +14,7 @@ from klcli.sources.hf import loading
 from klcli.sources.hf.compiling import compile_blocks
 from klcli.sources.hf.loading import load_model
 from klcli.sources.options import LoadOptions
-from klcli.text.corpus import read_corpus
+from klcli.text.datasets import read_dataset
 from klcli.text.scope import Scope
 from tests.running import Run
 
@@ -34,7 +34,7 @@ def test_a_compiled_model_gives_the_same_numbers(fixtures: Path, corpus: Path, n
     assert compiled.digest() == plain.digest()
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for context in (24, 31):
-        table = align([plain], [read_corpus(str(corpus))], Scope(context=context, limit=6)).table
+        table = align([plain], [read_dataset(str(corpus))], Scope(context=context, limit=6)).table
         found, expected = (
             evaluate(table, [one], batch_tokens=64, vocabulary_size=one.vocabulary.size).scores
             for one in (compiled, plain)

@@ -32,7 +32,8 @@ from klcli.sources.kinds import is_base_file
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import Rows, TensorRows
 from klcli.storage.files import remove_left_over, whole_file
-from klcli.text.cutting import plan_windows, tokenize
+from klcli.text.corpus import Document
+from klcli.text.cutting import encode_document, plan_windows
 from klcli.text.protocols import ProtocolName, choose_protocol
 from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import TokenizedDocument, Window, WindowTable
@@ -579,7 +580,9 @@ def with_bos(*, adds: bool, model: Path | None = None) -> Vocabulary:
 def planned(vocabulary: Vocabulary, corpus: Path, context: int) -> WindowTable:
     """A text's windows by the protocol llama.cpp."""
     protocol = choose_protocol("llama.cpp", vocabulary=vocabulary, longest=None, context=context)
-    text = tokenize(corpus.read_text(), vocabulary, protocol)
+    text = encode_document(
+        Document(name="a", content=corpus.read_text().encode()), vocabulary, protocol
+    )
     document = TokenizedDocument(corpus=0, name="text", ids=text.ids, encoding=text)
     return plan_windows([document], protocol, vocabulary.prefix_id)
 

@@ -26,7 +26,8 @@ from klcli.sources.hf.model import ModelSource
 from klcli.sources.hf.tokenizer import vocabulary_of
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import LARGEST_BLOCK, SMALLEST_BLOCK, HeadRows, TensorRows
-from klcli.text.corpus import Corpus, Document
+from klcli.text.corpus import Document
+from klcli.text.examples import Dataset
 from klcli.text.masking import masked_rows
 from klcli.text.scope import Scope
 from klcli.text.vocabulary import Vocabulary
@@ -107,7 +108,7 @@ def table_of(
     documents = tuple(
         Document(name=f"text {i}", content=text.encode()) for i, text in enumerate(texts)
     )
-    corpus = Corpus(name="texts", sha256="0" * 64, documents=documents)
+    corpus = Dataset(name="texts", sha256="0" * 64, examples=documents)
     scope = {"stride": STRIDE} | scope if context == CONTEXT else scope
     return align([source], [corpus], Scope(context=context, **scope)).table
 

@@ -18,7 +18,8 @@ from klcli.sources.hf.model import ModelSource
 from klcli.sources.hf.tokenizer import vocabulary_of
 from klcli.sources.options import LoadOptions
 from klcli.sources.recording import writer
-from klcli.text.corpus import Corpus, Document
+from klcli.text.corpus import Document
+from klcli.text.examples import Dataset
 from klcli.text.scope import Scope
 from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import WindowTable
@@ -39,10 +40,10 @@ TEXTS = (
     "Keep talking, keeper!",
     "Rethinking it is as it was.",
 )
-CORPUS = Corpus(
+CORPUS = Dataset(
     name="texts",
     sha256="0" * 64,
-    documents=tuple(
+    examples=tuple(
         Document(name=f"text {i}", content=text.encode()) for i, text in enumerate(TEXTS)
     ),
 )
@@ -165,7 +166,7 @@ def test_the_text_may_be_given_again_and_must_be_the_same(live: Live, tmp_path: 
     source = opened(tmp_path / "rec")
     again = align([source], [CORPUS], Scope()).table
     assert_same(scores(source, table=again), scores(source))
-    other = Corpus(name="other", sha256="1" * 64, documents=CORPUS.documents[:2])
+    other = Dataset(name="other", sha256="1" * 64, examples=CORPUS.examples[:2])
     with pytest.raises(MismatchError, match=r"the corpus has 2 documents and .*rec has 3"):
         align([source], [other], Scope())
 
@@ -190,8 +191,8 @@ def test_a_recording_of_a_causal_model_is_still_of_version_1(
     reference: Path, tmp_path: Path
 ) -> None:
     causal = load_model(str(reference), LoadOptions(device="cpu"))
-    text = Corpus(
-        name="text", sha256="0" * 64, documents=(Document(name="a", content=b"The dog."),)
+    text = Dataset(
+        name="text", sha256="0" * 64, examples=(Document(name="a", content=b"The dog."),)
     )
     make(causal, align([causal], [text], Scope()).table, tmp_path / "rec")
     manifest = manifest_of(tmp_path / "rec")

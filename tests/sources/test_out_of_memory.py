@@ -15,12 +15,12 @@ from klcli.measure.evaluate import evaluate
 from klcli.sources.hf.loading import load_model
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.options import LoadOptions
-from klcli.text.corpus import read_corpus
+from klcli.text.datasets import read_dataset
 from klcli.text.scope import Scope
 
 
 def scores_of(source: ModelSource, corpus: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
-    table = align([source], [read_corpus(str(corpus))], Scope(context=16, limit=40)).table
+    table = align([source], [read_dataset(str(corpus))], Scope(context=16, limit=40)).table
     size = source.vocabulary.size
     found = evaluate(table, [source], batch_tokens=640, vocabulary_size=size).scores["nll"]
     return np.asarray(found)

@@ -32,7 +32,7 @@ from klcli.sources.options import LoadOptions, RecordingFormat
 from klcli.sources.recording import writer
 from klcli.sources.recording.reader import RecordingSource, open_recording
 from klcli.sources.recording.writer import Recorded, record
-from klcli.text.corpus import read_corpus
+from klcli.text.datasets import read_dataset
 from klcli.text.scope import Scope
 from klcli.text.windows import WindowTable
 from tests.sources.test_causal import CONFIGS, LLAMA, TOKENS, Biased, Headless, steepened, tokenizer
@@ -83,7 +83,7 @@ def loaded(folder: Path, **options: Any) -> ModelSource:
 def table_of(
     source: ModelSource, *texts: Path, documents: DocumentSplit = "file", **scope: Any
 ) -> WindowTable:
-    corpora = [read_corpus(str(text), documents) for text in texts]
+    corpora = [read_dataset(str(text), documents) for text in texts]
     return align([source], corpora, Scope(**scope)).table
 
 
@@ -229,10 +229,10 @@ def test_a_corpus_beside_a_recording_must_be_its_text(
 ) -> None:
     make(live(), table_of(live(), corpus, context=64).limited(2), tmp_path / "rec")
     source = opened(tmp_path / "rec")
-    given = align([source], [read_corpus(str(corpus))], Scope())
+    given = align([source], [read_dataset(str(corpus))], Scope())
     assert given.table.documents[0].ids.tolist() == source.windows.documents[0].ids.tolist()
     with pytest.raises(MismatchError, match=r"other\.txt has 1025 tokens and .*rec has 3585"):
-        align([source], [read_corpus(str(fixtures / "other.txt"))], Scope())
+        align([source], [read_dataset(str(fixtures / "other.txt"))], Scope())
 
 
 def test_the_text_of_a_llama_cpp_recording_is_its_text_for_all_that_a_newline_is_dropped(
@@ -240,7 +240,7 @@ def test_the_text_of_a_llama_cpp_recording_is_its_text_for_all_that_a_newline_is
 ) -> None:
     make(live(), table_of(live(), corpus, protocol="llama.cpp", context=64), tmp_path / "rec")
     source = opened(tmp_path / "rec")
-    given = align([source], [read_corpus(str(corpus))], Scope()).table
+    given = align([source], [read_dataset(str(corpus))], Scope()).table
     assert_same(scores(source, table=given), scores(source))
 
 
@@ -249,7 +249,7 @@ def test_the_text_is_tokenised_as_it_was_for_the_recording(live: Live, tmp_path:
     text.write_text("The dog sleeps.<|endoftext|>The cat sleeps.", encoding="utf-8")
     make(live(), table_of(live(), text, special_tokens="parse"), tmp_path / "rec")
     source = opened(tmp_path / "rec")
-    given = align([source], [read_corpus(str(text))], Scope()).table
+    given = align([source], [read_dataset(str(text))], Scope()).table
     assert given.windows[0].inputs.tolist() == source.windows.windows[0].inputs.tolist()
 
 
@@ -875,10 +875,10 @@ def test_a_foreign_manifest_is_an_error(rec: Path, content: str, says: str) -> N
         opened(rec)
 
 
-@pytest.mark.parametrize("version", [3, "1", None])
+@pytest.mark.parametrize("version", [4, "1", None])
 def test_a_recording_of_another_version_is_refused(rec: Path, version: object) -> None:
     edit(rec, format_version=version)
-    with pytest.raises(SourceError, match=r"is a recording of version .* reads versions up to 2"):
+    with pytest.raises(SourceError, match=r"is a recording of version .* reads versions up to 3"):
         opened(rec)
 
 

@@ -17,7 +17,7 @@ from klcli.sources.hf import placement
 from klcli.sources.hf.loading import load_model
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.options import LoadOptions
-from klcli.text.corpus import read_corpus
+from klcli.text.datasets import read_dataset
 from klcli.text.scope import Scope
 
 CAUSAL = {
@@ -59,7 +59,7 @@ def whole(fixtures: Path, name: str) -> ModelSource:
 
 
 def scored(source: ModelSource, corpus: Path) -> Evaluation:
-    table = align([source], [read_corpus(str(corpus))], Scope(context=32, limit=6)).table
+    table = align([source], [read_dataset(str(corpus))], Scope(context=32, limit=6)).table
     size = source.vocabulary.size
     return evaluate(table, [source], batch_tokens=64, vocabulary_size=size)
 

@@ -24,7 +24,8 @@ from klcli.sources.hf.loading import load_model
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.opening import open_source
 from klcli.sources.options import LoadOptions
-from klcli.text.corpus import Corpus, Document
+from klcli.text.corpus import Document
+from klcli.text.examples import Dataset
 from klcli.text.scope import Scope
 from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import Window
@@ -269,7 +270,7 @@ def test_a_corpus_beside_it_must_be_its_text(
 
     def aligned(text: str) -> Any:
         document = Document(name="text.txt", content=text.encode())
-        return align([source], [Corpus(name="x", sha256="0", documents=(document,))], Scope())
+        return align([source], [Dataset(name="x", sha256="0", examples=(document,))], Scope())
 
     if tokenizer:
         assert aligned(text).table.documents[0].encoding is not None

@@ -9,7 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from klcli.errors import CorpusError, UsageError
-from klcli.text.cutting import plan_windows, tokenize
+from klcli.text.corpus import Document
+from klcli.text.cutting import encode_document, plan_windows
 from klcli.text.protocols import Protocol, choose_protocol
 from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import TokenizedDocument, Window, WindowTable, plan_batches
@@ -328,7 +329,7 @@ def test_llama_cpp_refuses_a_short_document_among_long_ones() -> None:
 def test_llama_cpp_drops_one_final_newline(name: str, text: str, tokenised: str) -> None:
     vocabulary = tokenizer_kinds.vocabulary("byte-level")
     chosen = protocol(name=name)
-    made = tokenize(text, vocabulary, chosen)
+    made = encode_document(Document(name="a", content=text.encode()), vocabulary, chosen)
     assert made.ids.tolist() == vocabulary.encode(tokenised).ids.tolist()
     assert made.ends[-1] == len(tokenised)
 
@@ -344,7 +345,7 @@ def test_the_protocol_says_whether_special_strings_are_parsed(special_tokens: st
         bos="none",
         special_tokens="parse" if special_tokens == "parse" else "text",
     )
-    made = tokenize("a</s>", vocabulary, chosen)
+    made = encode_document(Document(name="a", content=b"a</s>"), vocabulary, chosen)
     assert (1 in made.ids) == (special_tokens == "parse")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from klcli.errors import SourceError
-from klcli.text.corpus import read_corpus_lines
+from klcli.text.datasets import read_lines
 
 Record = Mapping[str, Any]
 
@@ -38,7 +38,7 @@ def read_positions(spec: str) -> list[list[Position]]:
     """
     lines = [
         (number, where := f"{spec}, line {number + 1}", _parse(line, where))
-        for number, line in read_corpus_lines(spec)
+        for number, line in read_lines(spec)
     ]
     are_responses = [isinstance(record, dict) and "choices" in record for *_, record in lines]
     if not any(are_responses):

@@ -13,8 +13,9 @@ import pytest
 
 from klcli.choices import DocumentSplit
 from klcli.errors import CorpusError
-from klcli.text import corpus as corpus_module
-from klcli.text.corpus import Document, read_corpus
+from klcli.text import corpus as datasets_module
+from klcli.text.corpus import Document
+from klcli.text.datasets import read_dataset
 
 TEXT = "The cat sleeps.\r\nNaïve 東京 🙂\n"
 
@@ -32,7 +33,12 @@ def json_lines(*texts: str) -> str:
 
 
 def texts_of(path: str, split: DocumentSplit = "file") -> list[str]:
-    return [document.text for document in read_corpus(path, split).documents]
+    return [document.text for document in documents_of(path, split)]
+
+
+def documents_of(path: str, split: DocumentSplit = "file") -> list[Document]:
+    examples = read_dataset(path, split).examples
+    return [example for example in examples if isinstance(example, Document)]
 
 
 def sha256(text: str) -> str:
@@ -52,8 +58,8 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a", "a.txt.gz", "a.gz"])
 def test_a_text_file_is_one_document_and_keeps_every_character(tmp_path: Path, name: str) -> None:
     path = write(tmp_path, name, TEXT)
-    corpus = read_corpus(path)
-    assert corpus.documents == (Document(name=path, content=TEXT.encode()),)
+    corpus = read_dataset(path)
+    assert corpus.examples == (Document(name=path, content=TEXT.encode()),)
     assert corpus.name == path
 
 
@@ -62,8 +68,8 @@ def test_crlf_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
-    corpus = read_corpus(write(tmp_path, "a.txt", b"\xef\xbb\xbf" + TEXT.encode()))
-    assert corpus.documents[0].text == TEXT
+    corpus = read_dataset(write(tmp_path, "a.txt", b"\xef\xbb\xbf" + TEXT.encode()))
+    assert corpus.examples == (Document(name=corpus.name, content=TEXT.encode()),)
     assert corpus.sha256 == sha256(TEXT)
 
 
@@ -75,12 +81,12 @@ def test_a_byte_order_mark_does_not_spoil_the_first_json_line(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["a.txt", "other.txt", "a.txt.gz", "bom.txt"])
 def test_the_sha256_is_that_of_the_text_however_it_is_stored(tmp_path: Path, name: str) -> None:
     mark = "\ufeff" if name == "bom.txt" else ""
-    assert read_corpus(write(tmp_path, name, mark + TEXT)).sha256 == sha256(TEXT)
+    assert read_dataset(write(tmp_path, name, mark + TEXT)).sha256 == sha256(TEXT)
 
 
 @pytest.mark.parametrize("split", ["file", "line", "blank"])
 def test_the_sha256_does_not_depend_on_the_splitting(tmp_path: Path, split: DocumentSplit) -> None:
-    assert read_corpus(write(tmp_path, "a.txt", TEXT), split).sha256 == sha256(TEXT)
+    assert read_dataset(write(tmp_path, "a.txt", TEXT), split).sha256 == sha256(TEXT)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +120,7 @@ def test_each_paragraph_can_be_a_document(tmp_path: Path, text: str, documents: 
 
 def test_a_document_is_named_after_its_line(tmp_path: Path) -> None:
     path = write(tmp_path, "a.txt", "one\n\nthree\n")
-    names = [document.name for document in read_corpus(path, "line").documents]
+    names = [document.name for document in read_dataset(path, "line").examples]
     assert names == [f"{path}#1", f"{path}#3"]
 
 
@@ -129,9 +135,9 @@ def test_each_json_line_is_a_document_whatever_the_splitting(
 
 def test_json_lines_may_be_blank_and_hold_other_keys_and_any_character(tmp_path: Path) -> None:
     lines = '{"id": 7, "text": "a\u2028b"}\r\n\n{"text": "\\ud83d\\ude42"}'
-    corpus = read_corpus(write(tmp_path, "a.jsonl", lines))
-    assert [document.text for document in corpus.documents] == ["a\u2028b", "🙂"]
-    assert [document.name[-2:] for document in corpus.documents] == ["#1", "#3"]
+    corpus = read_dataset(write(tmp_path, "a.jsonl", lines))
+    assert [document.text for document in documents_of(corpus.name)] == ["a\u2028b", "🙂"]
+    assert [document.name[-2:] for document in corpus.examples] == ["#1", "#3"]
 
 
 @pytest.mark.parametrize(
@@ -155,27 +161,27 @@ def test_json_lines_may_be_blank_and_hold_other_keys_and_any_character(tmp_path:
 def test_a_bad_json_line_is_an_error_that_gives_its_number(tmp_path: Path, line: str) -> None:
     path = write(tmp_path, "a.jsonl", json_lines("good", "good") + "\n" + line + "\n")
     with pytest.raises(CorpusError, match=r"a\.jsonl, line 4: "):
-        read_corpus(path)
+        read_dataset(path)
 
 
 def test_a_dash_reads_stdin_as_utf_8_whatever_the_locale(pipe: Callable[[bytes], None]) -> None:
     pipe(b"\xef\xbb\xbf" + TEXT.encode())
-    corpus = read_corpus("-")
-    assert corpus.documents == (Document(name="<stdin>", content=TEXT.encode()),)
+    corpus = read_dataset("-")
+    assert corpus.examples == (Document(name="<stdin>", content=TEXT.encode()),)
     assert corpus.name == "<stdin>"
     assert corpus.sha256 == sha256(TEXT)
 
 
 def test_stdin_can_be_split_into_lines(pipe: Callable[[bytes], None]) -> None:
     pipe(b"one\ntwo\n")
-    documents = read_corpus("-", "line").documents
+    documents = documents_of("-", "line")
     assert [(d.name, d.text) for d in documents] == [("<stdin>#1", "one"), ("<stdin>#2", "two")]
 
 
 def test_a_closed_stdin_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(CorpusError, match="stdin is closed"):
-        read_corpus("-")
+        read_dataset("-")
 
 
 def test_a_stdin_closed_by_python_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +189,7 @@ def test_a_stdin_closed_by_python_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     stdin.close()
     monkeypatch.setattr(sys, "stdin", stdin)
     with pytest.raises(CorpusError, match="stdin is closed"):
-        read_corpus("-")
+        read_dataset("-")
 
 
 class _Broken(io.RawIOBase):
@@ -198,14 +204,14 @@ def test_a_stdin_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None
     stdin = io.TextIOWrapper(cast("io.BufferedReader", io.BufferedReader(_Broken())))
     monkeypatch.setattr(sys, "stdin", stdin)
     with pytest.raises(CorpusError, match=r"cannot read stdin: .*Input/output error"):
-        read_corpus("-")
+        read_dataset("-")
 
 
 @pytest.mark.parametrize("raw", [b"", b" \n", b"\xef\xbb\xbf"], ids=["empty", "blank", "BOM"])
 def test_an_empty_stdin_is_an_error(pipe: Callable[[bytes], None], raw: bytes) -> None:
     pipe(raw)
     with pytest.raises(CorpusError, match=r"<stdin> is empty: there is no text to score"):
-        read_corpus("-")
+        read_dataset("-")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +232,7 @@ def test_a_file_without_text_is_an_error(
     tmp_path: Path, name: str, content: bytes, split: DocumentSplit
 ) -> None:
     with pytest.raises(CorpusError, match=r"a\.\S+ is empty: there is no text to score"):
-        read_corpus(write(tmp_path, name, content), split)
+        read_dataset(write(tmp_path, name, content), split)
 
 
 def damaged_gzip() -> bytes:
@@ -268,26 +274,26 @@ def test_what_is_no_text_is_one_clear_error(
 ) -> None:
     (tmp_path / name).write_bytes(raw)
     with pytest.raises(CorpusError, match=message):
-        read_corpus(str(tmp_path / name))
+        read_dataset(str(tmp_path / name))
 
 
 def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"no corpus at '.*nowhere\.txt': check the path"):
-        read_corpus(str(tmp_path / "nowhere.txt"))
+        read_dataset(str(tmp_path / "nowhere.txt"))
 
 
 def test_a_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"is a folder: name the text files in it"):
-        read_corpus(str(tmp_path))
+        read_dataset(str(tmp_path))
 
 
 def test_a_bomb_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus_module, "ENOUGH_UNPACKED", 1000)
+    monkeypatch.setattr(datasets_module, "ENOUGH_UNPACKED", 1000)
     bomb, honest = tmp_path / "bomb.txt.gz", tmp_path / "honest.txt.gz"
     bomb.write_bytes(gzip.compress(b"a " * 2**20))
     honest.write_bytes(gzip.compress(" ".join(map(str, range(20_000))).encode()))
     with pytest.raises(CorpusError, match="more than 100 times its size"):
-        read_corpus(str(bomb))
-    assert read_corpus(str(honest)).documents[0].text.endswith("19999")
+        read_dataset(str(bomb))
+    assert documents_of(str(honest))[0].text.endswith("19999")
