@@ -131,6 +131,8 @@ def _template(sources: Sequence[Source], scope: Scope) -> tuple[ChatTemplate, Se
 
 def _given_template(path: str, reference: Source) -> ChatTemplate:
     """A template in a file, with the special tokens of the reference."""
+    from klcli.sources.hf.jinja import render  # which brings transformers
+
     vocabulary = reference.vocabulary
     tokens: dict[str, str] = {}
     if vocabulary is not None and vocabulary.chat is not None:
@@ -139,7 +141,8 @@ def _given_template(path: str, reference: Source) -> ChatTemplate:
         ids = {"bos_token": vocabulary.bos_id, "eos_token": vocabulary.eos_id}
         named = {name: vocabulary.string(i) for name, i in ids.items() if i is not None}
         tokens = {name: token for name, token in named.items() if token is not None}
-    return ChatTemplate(name=path, sources={DEFAULT: read_template(path)}, special_tokens=tokens)
+    source = read_template(path)
+    return ChatTemplate(name=path, sources={DEFAULT: source}, special_tokens=tokens, jinja=render)
 
 
 def _documents(

@@ -1,6 +1,6 @@
 """Chat templates: the Jinja source that turns messages into the text that a model was trained on.
 
-They come from strangers, and run in the sandbox of transformers only.
+They run where sources are, in the sandbox of transformers: see ``sources/hf/jinja.py``.
 """
 
 import hashlib
@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from klcli.errors import CorpusError, gist, reason_of
+from klcli.errors import CorpusError, reason_of
 
 Message = Mapping[str, Any]
 """``role`` and ``content``, and whatever else a template knows: tool calls, reasoning."""
@@ -27,6 +27,25 @@ class TemplateFailed(CorpusError):
     """A template refuses some messages, or is not one."""
 
 
+class Jinja(Protocol):
+    """Runs the source of a template on messages and tools.
+
+    It returns the text, if it ``asks`` up to where the model begins to answer, and if it is to be
+    ``marked`` also what the template says that the model generates.
+    """
+
+    def __call__(
+        self,
+        source: str,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        special_tokens: Mapping[str, str],
+        *,
+        asks: bool,
+        marked: bool,
+    ) -> tuple[str, Spans]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatTemplate:
     """The templates of one model.
@@ -35,11 +54,13 @@ class ChatTemplate:
         name: whose it is: a model, or a file.
         sources: Jinja sources by their names.
         special_tokens: what templates read by name, such as ``bos_token``.
+        jinja: runs them.
     """
 
     name: str
     sources: Mapping[str, str]
     special_tokens: Mapping[str, str]
+    jinja: Jinja
 
     @property
     def sha256(self) -> str:
@@ -90,21 +111,8 @@ class ChatTemplate:
         asks: bool = False,
         marked: bool = False,
     ) -> tuple[str, Spans]:
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        try:
-            # Whatever a stranger's template raises, from any library, is its failure.
-            texts, spans = render_jinja_template(
-                [list(messages)],
-                tools=list(tools) or None,
-                chat_template=self._source_for(tools),
-                return_assistant_tokens_mask=marked,
-                add_generation_prompt=asks,
-                **self.special_tokens,
-            )
-        except Exception as error:
-            raise TemplateFailed(gist(error)) from error
-        return texts[0], [tuple(span) for span in spans[0]] if marked else []
+        source, tokens = self._source_for(tools), self.special_tokens
+        return self.jinja(source, messages, tools, tokens, asks=asks, marked=marked)
 
     def _source_for(self, tools: Sequence[Mapping[str, Any]]) -> str:
         if tools and WITH_TOOLS in self.sources:

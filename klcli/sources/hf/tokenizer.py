@@ -9,6 +9,7 @@ from klcli.errors import SourceError
 from klcli.sources.hf.checkpoint import Checkpoint, loading, locate
 from klcli.sources.hf.gguf_file import gguf_file
 from klcli.sources.hf.intact import read_object
+from klcli.sources.hf.jinja import render
 from klcli.sources.hf.quiet import quiet_transformers
 from klcli.sources.options import LoadOptions
 from klcli.sources.slow_tokenizer import SlowTokenizer
@@ -44,6 +45,7 @@ def _chat_template(tokenizer: Any, name: str) -> ChatTemplate | None:
         name=name,
         sources=dict(found) if isinstance(found, dict) else {DEFAULT: str(found)},
         special_tokens={key: str(token) for key, token in tokenizer.special_tokens_map.items()},
+        jinja=render,
     )
 
 
