@@ -5,6 +5,7 @@ from rich.text import Text
 
 from klcli.judge.report import Report
 from klcli.render import summary
+from klcli.render.answers import said_of_answers, survival_table
 from klcli.render.gates import print_gates
 from klcli.render.layout import (
     NUMBER,
@@ -57,6 +58,10 @@ def _print_metrics(report: Report, console: Console, view: View) -> None:
         console.print()
     if corpora is not None and report.command == "compare":
         print_compact(corpora, console)
+    if (survival := survival_table(report)) is not None:
+        print_hanging(Text(), Text("\n".join(said_of_answers(report))), console)
+        console.print()
+        print_compact(survival, console)
     for table in summary.slice_tables(report, view):
         print_compact(table, console)
 
