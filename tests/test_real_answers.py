@@ -26,11 +26,8 @@ QUESTIONS = (
     "Translate 'good morning' into Spanish.",
     "Give me a recipe for pancakes.",
     "What does a compiler do?",
-    "Name the planets of the solar system.",
-    "Tell me a short story about a fox.",
-    "How do I boil an egg?",
 )
-MOST = 40
+MOST = 24
 
 
 @pytest.fixture(scope="module")
