@@ -29,7 +29,7 @@ def review(request: Review) -> Report:
     saved = open_run(Path(request.run))
     limits = request.limits(fields_of(paired=saved.facts.paired))
     outliers = saved.facts.outliers if request.outliers is None else request.outliers
-    return conclude_runs([saved], _judging(limits), outliers, request.keep_top)
+    return conclude_runs([saved], _judging(limits), outliers, request.keep_top, request.patterns)
 
 
 def merge(runs: Sequence[str], output: str) -> Report:
@@ -59,6 +59,10 @@ def _judging(limits: Limits) -> Judging:
 def _judged_again(given: Report, request: Review) -> Report:
     """A report that was read from a file, under other gates."""
     limits = request.limits(fields_of(paired=given.command == "compare"))
+    if request.patterns:
+        raise UsageError(
+            "a report holds no tokens to slice by --slice-regex: give the run's folder"
+        )
     if limits.parsed and given.shard is not None:
         check_whole(parse_shard(given.shard))
     if limits.gate_confidence not in (None, LEVEL):

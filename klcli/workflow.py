@@ -259,6 +259,7 @@ def _prepare(
             vocabulary_size=alignment.vocabulary_size,
             conditions=conditions_of(sources, request.command_line),
             notices=alignment.notices,
+            slice_regex=tuple(request.slice_regex),
         ),
         judging=_judging(request, alignment.table, sources, baseline),
         batch_tokens=request.batch_tokens or batch_tokens_for(s.device for s in sources),
@@ -356,6 +357,7 @@ def _concluded(job: _Job, evaluation: Evaluation, noise_floor: dict[str, Any] | 
         shown_outliers=job.facts.outliers,
         noise_floor=noise_floor,
         findings=_shifted(job, evaluation),
+        patterns=job.request.patterns,
         shard=job.request.keeping.part,
     )
 

@@ -384,6 +384,8 @@ def _run(
     if not torchrun.is_first_rank():
         return ExitCode.DONE
     shown = FIRST_OUTLIERS if outliers is None else outliers
+    if options.get("slice_regex"):
+        slices = (*slices, "regex")
     view = View(details=details, tokens=tokens, outliers=shown, slices=slices)
     write_outputs(report, outputs, view)
     if browse:

@@ -23,6 +23,7 @@ from klcli.judge.gate import Gate
 from klcli.judge.intervals import Metric
 from klcli.judge.notices import find_notices, shard_notices
 from klcli.judge.passages import find_passages
+from klcli.judge.patterns import NamedPattern
 from klcli.judge.report import Command, CorpusResult, Finding, Report, Tokens
 from klcli.judge.shape import along_of, distribution_of
 from klcli.judge.shown_outliers import find_outliers, read
@@ -62,11 +63,13 @@ def conclude(
     shown_outliers: int,
     noise_floor: Mapping[str, Any] | None = None,
     findings: Sequence[Finding] = (),
+    patterns: Sequence[NamedPattern] = (),
     shard: Shard = WHOLE,
 ) -> Report:
     """Estimate, find the outliers, judge the gates, and put it all into one report.
 
-    ``noise_floor`` and ``findings`` are what was seen by reading the sources again.
+    ``noise_floor`` and ``findings`` are what was seen by reading the sources again. What
+    ``patterns`` match in the text is sliced off.
 
     Raises:
         UsageError: gates are to be judged by a ``shard`` of a run.
@@ -82,7 +85,7 @@ def conclude(
     about_clusters = describe_clusters(scores, clusters)
     shown, flagged = find_outliers(evaluation, alignment, shown_outliers)
     lower_bounds = BOUNDED if "topk" in evaluation.kinds.values() and scores.paired else ()
-    slices = slice_tokens(scores, alignment.table, alignment.names)
+    slices = slice_tokens(scores, alignment.table, alignment.names, patterns)
     results, notices = _judge(judging, metrics, counts, lower_bounds, scores, alignment, clusters)
     causes = find_causes(scores, alignment, conditions.models, slices, noise_floor)
     command: Command = "compare" if scores.paired else "perplexity"

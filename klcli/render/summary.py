@@ -87,7 +87,18 @@ SLICED_BY = {
     "confidence": "confidence",
     "position": "row of the window",
     "kind": "kind of text",
+    "role": "role",
+    "turn": "turn",
+    "generated": "place in the answer",
+    "regex": "matches of",
 }
+_WITHOUT_PARTS = "no text is a conversation or has a prompt"
+_NO_SLICES = {
+    **dict.fromkeys(("role", "turn", "generated"), _WITHOUT_PARTS),
+    "regex": "give --slice-regex NAME=PATTERN, and for logit files --tokenizer",
+}
+"""Why a report has no slices of some kind, where it is not that the text is not known."""
+_NO_TEXT = "the text of the tokens is not known; give --tokenizer"
 _COMPARE_SLICE = {
     "KL mean": "kl",
     "% of all KL": "share",
@@ -233,7 +244,7 @@ def warnings(report: Report, view: View) -> list[str]:
     """The warnings of a report, and those about what of it is shown."""
     sliced = {one.by for one in report.slices}
     missing = [
-        f"--slice {by} shows nothing: the text of the tokens is not known; give --tokenizer"
+        f"--slice {by} shows nothing: {_NO_SLICES.get(by, _NO_TEXT)}"
         for by in view.ordered_slices
         if by not in sliced
     ]
@@ -390,7 +401,7 @@ def _slice_row(one: Slice, columns: Mapping[str, str]) -> list[str]:
         percent(one.means[field]) if field == "share" else number(one.means[field])
         for field in columns.values()
     ]
-    return [one.slice, count(one.tokens), *cells]
+    return [visible(one.slice, keep_spaces=True), count(one.tokens), *cells]
 
 
 def _macro_row(
