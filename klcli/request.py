@@ -75,6 +75,12 @@ class Limits:
         relative = [gate.text for gate in gates if gate.relative]
         if relative and self.baseline is None:
             raise UsageError(f"--gate {relative[0]!r} refers to a baseline: give --baseline RUN")
+        on_one = [gate.text for gate in gates if gate.relative and gate.of is not None]
+        if on_one and confidence is not None:
+            raise UsageError(
+                f"--gate {on_one[0]!r}: one text is held against a baseline by its number alone: "
+                "leave out --gate-confidence, or gate all texts together"
+            )
         object.__setattr__(self, "gates", texts)
         object.__setattr__(self, "parsed", gates)
 
@@ -162,6 +168,11 @@ class Measurement:
         goal, until = None, self.stopping.until
         if until is not None:
             goal = parse_until(until, self.limits.parsed, known=self.limits.metrics)
+            if on_one := [gate.text for gate in self.limits.parsed if gate.of is not None]:
+                raise UsageError(
+                    f"--gate {on_one[0]!r}: --until decides gates on all texts together: leave one "
+                    "out, or give that text alone"
+                )
             if self.keeping.run is not None:
                 raise UsageError(
                     "--until ends a run early, and --run keeps whole ones: leave one out"

@@ -7,8 +7,9 @@ from pathlib import Path
 from klcli.errors import UsageError
 from klcli.judge.clusters import LEVEL
 from klcli.judge.conclude import Judging
-from klcli.judge.gate import Rules, judge, overall
+from klcli.judge.gate import Rules, judge_one, overall
 from klcli.judge.metrics import fields_of
+from klcli.judge.one_text import text_of
 from klcli.judge.report import Report
 from klcli.judge.saved import conclude_runs, open_baseline, read_saved_report
 from klcli.measure.shard import check_whole, parse_shard
@@ -78,5 +79,8 @@ def _judged_again(given: Report, request: Review) -> Report:
         confidence=limits.gate_confidence,
         tokens=given.counts["tokens"] or 0,
     )
-    results = judge(limits.parsed, given.metrics, rules)
+    results = []
+    for gate in limits.parsed:
+        text = text_of(given, gate)
+        results.append(judge_one(gate, text.metrics, rules.about(text.counts)))
     return replace(given, gates=results, verdict=overall(results))

@@ -18,6 +18,7 @@ from klcli.judge.baseline import BaselineRun
 from klcli.judge.clusters import LEVEL
 from klcli.judge.conclude import BOUNDED, Judging, conclude
 from klcli.judge.findings import about_shift
+from klcli.judge.one_text import check_table
 from klcli.judge.report import Finding, Report
 from klcli.judge.sequential import draw_order
 from klcli.judge.until import Until
@@ -247,6 +248,7 @@ def _prepare(
     sources = opened.sources
     found = align(sources, opened.corpora, opened.scope)
     alignment = replace(found, notices=(*opened.notices, *found.notices))
+    check_table(request.limits.parsed, alignment.table)
     if any(source.is_live for source in sources):
         _announce(alignment.table, request.hooks)
     return _Job(

@@ -28,6 +28,10 @@ OUTLIER_NUMBERS = ("kl", "score", "nll_reference", "nll_candidate")
 Command = Literal["compare", "perplexity"]
 Cause = Literal["settings", "position", "shift", "share", "not_seen"]
 TokenMetric = Literal["kl", "nll"]
+Macro = Mapping[str, float | None]
+"""Means of the means of several texts, by metric."""
+Interval = Mapping[str, float | None]
+"""``se``, ``ci_low`` and ``ci_high`` of a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,38 @@ class CorpusResult:
     sha256: str
     counts: Mapping[str, int | None]
     metrics: Mapping[str, Metric]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """What the documents of one group gave by themselves."""
+
+    name: str
+    counts: Mapping[str, int | None]
+    metrics: Mapping[str, Metric]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Groups:
+    """The documents by what they have in a ``field``; ``macro`` as in a report."""
+
+    field: str
+    groups: Sequence[Group]
+    macro: Macro
+    macro_intervals: Mapping[str, Interval]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Groups":
+        """Read what ``asdict`` made of one."""
+        return cls(
+            field=data["field"],
+            groups=[
+                Group(**{**group, "metrics": _metrics(group["metrics"])})
+                for group in data["groups"]
+            ],
+            macro=_numbers(data["macro"]),
+            macro_intervals=_metrics(data["macro_intervals"]),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +210,9 @@ class Report:
     """The result of a run.
 
     ``models`` has the keys ``reference`` and ``candidate``, or ``model``. ``metrics`` are over all
-    tokens; ``macro``, for several corpora, are means of the corpora's means. The metrics named in
+    tokens; ``macro``, for several corpora, are means of the corpora's means, and
+    ``macro_intervals`` their intervals; ``groups`` are those of the documents, None where nobody
+    asked for any. The metrics named in
     ``lower_bounds`` are at least what is shown. ``clusters`` says over which clusters of tokens the
     errors are taken, ``until`` how much of the text was needed where a run was to end early, and
     ``noise_floor`` by how much the reference differs from itself. ``shard`` is which part of a run
@@ -191,7 +229,9 @@ class Report:
     counts: Mapping[str, int | None]
     clusters: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Metric]
-    macro: Mapping[str, float | None] | None = None
+    macro: Macro | None = None
+    macro_intervals: Mapping[str, Interval] | None = None
+    groups: Groups | None = None
     corpora: Sequence[CorpusResult] = ()
     lower_bounds: Sequence[str] = ()
     outliers: Sequence[Outlier] = ()
@@ -225,6 +265,8 @@ class Report:
             "clusters": self.clusters,
             "metrics": self.metrics,
             "macro": self.macro,
+            "macro_intervals": self.macro_intervals,
+            "groups": None if self.groups is None else asdict(self.groups),
             "lower_bounds": self.lower_bounds,
             "corpora": [asdict(corpus) for corpus in self.corpora],
             "outliers": [asdict(outlier) for outlier in self.outliers],
@@ -272,7 +314,9 @@ class Report:
             counts=data["counts"],
             clusters=data.get("clusters", {}),
             metrics=_metrics(data["metrics"]),
-            macro=data["macro"] and {name: _number(mean) for name, mean in data["macro"].items()},
+            macro=data["macro"] and _numbers(data["macro"]),
+            macro_intervals=_known_intervals(data.get("macro_intervals")),
+            groups=_groups(data.get("groups")),
             corpora=[
                 CorpusResult(**{**corpus, "metrics": _metrics(corpus["metrics"])})
                 for corpus in data["corpora"]
@@ -323,6 +367,18 @@ def to_plain(value: Any) -> Any:
 
 def _number(value: Any) -> float | None:
     return {"inf": math.inf, "-inf": -math.inf}.get(value, value) if value is not None else None
+
+
+def _numbers(data: Mapping[str, Any]) -> dict[str, float | None]:
+    return {name: _number(value) for name, value in data.items()}
+
+
+def _known_intervals(data: Mapping[str, Any] | None) -> dict[str, Interval] | None:
+    return None if data is None else {name: _numbers(one) for name, one in data.items()}
+
+
+def _groups(data: Mapping[str, Any] | None) -> Groups | None:
+    return None if data is None else Groups.from_dict(data)
 
 
 def _metrics(data: Mapping[str, Any]) -> dict[str, Metric]:

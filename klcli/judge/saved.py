@@ -25,7 +25,8 @@ def conclude_runs(
 ) -> Report:
     """The report of a saved run, or of all shards of one, worked out of their parts.
 
-    Without ``patterns`` those of the run are sliced off. What only reading the models again would show is taken from the report of a single run.
+    Without ``patterns`` those of the run are sliced off. What only reading the models again would
+    show is taken from the report of a single run.
 
     Raises:
         SourceError: a part is missing, truncated or altered.

@@ -40,9 +40,10 @@ def print_details(report: Report, console: Console, view: View) -> None:
 
 
 def _print_metrics(report: Report, console: Console, view: View) -> None:
-    corpora = summary.corpus_table(report)
-    if corpora is not None and report.command == "perplexity":
-        print_compact(corpora, console)
+    texts = summary.text_tables(report)
+    if report.command == "perplexity":
+        for table in texts:
+            print_compact(table, console)
     values = summary.value_table(report)
     label = label_width(values, console)
     fitting = max(1, (console.width - label) // (NUMBER + 1))
@@ -55,9 +56,8 @@ def _print_metrics(report: Report, console: Console, view: View) -> None:
     if flips := summary.flips(report):
         print_hanging(Text(), Text("\n".join(flips)), console)
         console.print()
-    if corpora is not None and report.command == "compare":
-        print_compact(corpora, console)
-    for table in summary.slice_tables(report, view):
+    more = texts if report.command == "compare" else []
+    for table in more + summary.slice_tables(report, view):
         print_compact(table, console)
 
 

@@ -105,9 +105,7 @@ def _pictures(report: Report) -> Iterator[Picture]:
 
 
 def _tables(report: Report) -> Iterator[summary.Table]:
-    corpora = summary.corpus_table(report)
-    if corpora is not None:
-        yield corpora
+    yield from summary.text_tables(report)
     yield from summary.spread_tables(report, list(summary.SPREAD))
     yield summary.value_table(report)
 
