@@ -7,12 +7,13 @@ from typing import Any, cast
 import numpy as np
 
 from klcli.choices import Score
-from klcli.errors import MismatchError, Notice
+from klcli.errors import CorpusError, MismatchError, Notice
 from klcli.sources import Source
-from klcli.text.chat import ChatTemplate, choose_template, render_all
+from klcli.text.chat import render_all
 from klcli.text.corpus import Corpus, Document, Part
 from klcli.text.examples import Answer, Conversation, Dataset, Example
 from klcli.text.scope import Scope
+from klcli.text.templates import DEFAULT, ChatTemplate, read_template
 
 BYTES_OF_A_TOKEN = 16
 """More than the tokens of any language have on average."""
@@ -102,8 +103,46 @@ def _size(example: Example) -> int:
 
 
 def _template(sources: Sequence[Source], scope: Scope) -> tuple[ChatTemplate, Sequence[Notice]]:
-    sides = [(one.name, one.vocabulary) for one in sources if one.vocabulary is not None]
-    return choose_template(sides, scope.chat_template)
+    """The one template of both sides: the given one, the reference's, or else the candidate's.
+
+    Raises:
+        CorpusError: there is none, or it cannot be read.
+    """
+    known = [one.vocabulary.chat for one in sources if one.vocabulary is not None]
+    own = [chat for chat in known if chat is not None]
+    if scope.chat_template is not None:
+        return _given_template(scope.chat_template, sources[0]), ()
+    if not own:
+        raise CorpusError(
+            f"{' and '.join(one.name for one in sources)} have no chat template to render "
+            "conversations with: give --chat-template FILE, or compare instruct models"
+            if len(sources) > 1
+            else f"{sources[0].name} has no chat template to render conversations with: give "
+            "--chat-template FILE, or an instruct model"
+        )
+    if len(own) == 1 or own[0].sha256 == own[1].sha256:
+        return own[0], ()
+    message = (
+        f"the chat templates of {own[0].name} and {own[1].name} differ: both models read what that "
+        f"of {own[0].name} makes; see --chat-template"
+    )
+    return own[0], [Notice(code="chat_templates_differ", message=message)]
+
+
+def _given_template(path: str, reference: Source) -> ChatTemplate:
+    """A template in a file, with the special tokens of the reference."""
+    from klcli.sources.hf.jinja import render  # which brings transformers
+
+    vocabulary = reference.vocabulary
+    tokens: dict[str, str] = {}
+    if vocabulary is not None and vocabulary.chat is not None:
+        tokens = dict(vocabulary.chat.special_tokens)
+    elif vocabulary is not None:
+        ids = {"bos_token": vocabulary.bos_id, "eos_token": vocabulary.eos_id}
+        named = {name: vocabulary.string(i) for name, i in ids.items() if i is not None}
+        tokens = {name: token for name, token in named.items() if token is not None}
+    source = read_template(path)
+    return ChatTemplate(name=path, sources={DEFAULT: source}, special_tokens=tokens, jinja=render)
 
 
 def _documents(

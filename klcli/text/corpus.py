@@ -74,9 +74,10 @@ class Texts:
 
 def is_text(given: str) -> bool:
     """Whether a string is a text, not a path: it has white space, and looks like no file's name."""
-    if len(given.split()) < 2 or os.path.exists(given[:_LONGEST_PATH]):
+    if len(given.split()) < 2 or _URL.match(given) or os.path.exists(given[:_LONGEST_PATH]):
         return False
     return "\n" in given or not re.search(r"\.\w{1,8}$", given)
 
 
 _LONGEST_PATH = 4096
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://\S*$", re.IGNORECASE)

@@ -1,22 +1,24 @@
-"""Data sets: text files, stdin and texts in memory, read as examples."""
+"""Data sets: files, folders, stdin and texts in memory, read as examples."""
 
-import gzip
 import hashlib
-import json
 import re
-import sys
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from klcli.choices import DocumentSplit
-from klcli.errors import CorpusError
+from klcli.errors import CorpusError, Notice
 from klcli.text.corpus import STDIN, Document, Texts
-from klcli.text.examples import Dataset
+from klcli.text.examples import Conversation, Dataset, Example
+from klcli.text.fields import examples_of, wanted_fields
+from klcli.text.opening import decode, ending_of, is_url, read_bytes, read_text
 from klcli.text.scope import Fields
+from klcli.text.tables import READERS
 
 ANY = Fields()
 """Fields that are found by themselves."""
+TEXT_ENDINGS = (".txt", ".md", ".text", ".raw", ".rst")
+"""What is read as plain text in a folder."""
 
 
 def dataset_of(given: Texts) -> Dataset:
@@ -34,8 +36,7 @@ def dataset_of(given: Texts) -> Dataset:
         for number, text in enumerate(given.texts, start=1)
         if text.strip()
     ]
-    if not documents:
-        raise CorpusError(f"{name} is empty: there is no text to score")
+    _check_any(documents, name)
     return Dataset(name=name, sha256=digest.hexdigest(), examples=tuple(documents))
 
 
@@ -54,130 +55,122 @@ def read_datasets(
 
 
 def read_dataset(path: str, split: DocumentSplit = "file", fields: Fields = ANY) -> Dataset:
-    """Read one data set: a file, or stdin for ``-``.
+    """Read one data set: a file, a folder of files, a URL, or stdin for ``-``.
 
     Plain text is UTF-8 and one document, or one for every ``line`` or for every paragraph between
-    ``blank`` lines. A ``.jsonl`` file holds one object with a ``"text"`` on each line, each a
-    document whatever ``split`` says. ``.gz`` of either is unpacked.
+    ``blank`` lines. A line of ``.jsonl``, ``.csv`` or ``.parquet`` is an example whatever ``split``
+    says; what it is, its ``fields`` say. ``.gz`` of any is unpacked.
 
     Raises:
-        CorpusError: the file is missing, unreadable, not text, or has nothing in it.
+        CorpusError: it is missing, unreadable, not text, or has nothing in it.
     """
-    name = "<stdin>" if path == STDIN else path
-    text = _decode(_read_bytes(path), name)
-    documents = (
-        _jsonl_documents(text, name)
-        if path.lower().removesuffix(".gz").endswith(".jsonl")
-        else _text_documents(text, name, split)
-    )
-    if not documents:
-        raise CorpusError(f"{name} is empty: there is no text to score")
-    return Dataset(
-        name=name, sha256=hashlib.sha256(text.encode()).hexdigest(), examples=tuple(documents)
-    )
+    if path != STDIN and not is_url(path) and Path(path).is_dir():
+        return _read_folder(Path(path), split, fields)
+    return _read_file(path, split, fields)
 
 
 def read_lines(path: str) -> list[tuple[int, str]]:
     """The lines of a text file with their numbers from 0 on, empty ones at its end left out.
 
     Raises:
-        CorpusError: as ``read_dataset``.
+        CorpusError: it is missing, unreadable or not text.
     """
-    return list(enumerate(_decode(_read_bytes(path), path).rstrip().split("\n")))
+    return list(enumerate(read_text(path).rstrip().split("\n")))
 
 
-def _read_bytes(path: str) -> bytes:
-    if path == STDIN:
-        return _read_stdin()
-    if path.lower().removesuffix(".gz").endswith(".parquet"):
-        raise CorpusError(f"{path}: Parquet is not read; convert it to .jsonl with a 'text' field")
-    try:
-        return _unpacked(path) if path.lower().endswith(".gz") else Path(path).read_bytes()
-    except FileNotFoundError:
-        raise CorpusError(f"no corpus at {path!r}: check the path (- reads stdin)") from None
-    except IsADirectoryError:
-        raise CorpusError(f"{path} is a folder: name the text files in it") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise CorpusError(f"cannot read {path}: {error}") from error
+def _read_file(path: str, split: DocumentSplit, fields: Fields) -> Dataset:
+    name, raw = "<stdin>" if path == STDIN else path, read_bytes(path)
+    ending = ending_of(path)
+    notices: list[Notice] = []
+    examples: list[Example]
+    if ending in READERS:
+        rows = READERS[ending](raw, name, partial(wanted_fields, fields=fields))
+        examples, notices = examples_of(rows, name, fields)
+        examples = [one for one in examples if not _is_blank(one)]
+    else:
+        examples = list(_documents(decode(raw, name), name, split))
+    if ending != ".parquet":
+        raw = decode(raw, name).encode()  # the text alone counts, not a mark before it
+    _check_any(examples, name, notices)
+    return Dataset(
+        name=name,
+        sha256=hashlib.sha256(raw).hexdigest(),
+        examples=tuple(examples),
+        notices=tuple(notices),
+    )
 
 
-MOST_UNPACKED = 100
-"""How many times its size text may unpack to; prose does to 3 times, repetitive logs to 30."""
-ENOUGH_UNPACKED = 16 * 2**20
-"""Bytes up to which nobody minds."""
+def _is_blank(example: Example) -> bool:
+    return isinstance(example, Document) and not example.content.strip()
 
 
-def _unpacked(path: str) -> bytes:
-    """What a ``.gz`` holds, piece by piece, so that one made to fill the memory does not.
+def _check_any(examples: Sequence[Example], name: str, notices: Sequence[Notice] = ()) -> None:
+    if not examples:
+        why = "".join(f" ({one.message})" for one in notices if one.code == "left_out")
+        raise CorpusError(f"{name} is empty: there is no text to score{why}")
+
+
+def _documents(text: str, name: str, split: DocumentSplit) -> Iterator[Document]:
+    if split == "file":
+        pieces = {name: text}
+    else:
+        border = r"\r?\n" if split == "line" else r"\r?\n(?:[ \t\r]*\n)+"
+        pieces = {f"{name}#{n}": one for n, one in enumerate(re.split(border, text), start=1)}
+    for own, piece in pieces.items():
+        if piece.strip():
+            yield Document(name=own, content=piece.encode())
+
+
+def _read_folder(folder: Path, split: DocumentSplit, fields: Fields) -> Dataset:
+    """All files of a folder that can be read, as one data set, in natural order.
 
     Raises:
-        CorpusError: it is far larger than text would be.
+        CorpusError: there is none, or they hold examples of several kinds.
     """
-    most = max(ENOUGH_UNPACKED, MOST_UNPACKED * Path(path).stat().st_size)
-    with gzip.open(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise CorpusError(
-            f"{path} unpacks to more than {MOST_UNPACKED} times its size, as text does not: if it "
-            "is to be read all the same, unpack it first"
-        )
-    return content
+    files, others = _files_in(folder)
+    if not files:
+        known = " ".join((*TEXT_ENDINGS, *READERS))
+        raise CorpusError(f"{folder} is a folder without a file that can be read: {known}")
+    parts = [_read_file(str(path), split, fields) for path in files]
+    kinds = {_kind(example): one.name for one in parts for example in one.examples[:1]}
+    if len(kinds) > 1:
+        (first, one), (second, other) = list(kinds.items())[:2]
+        raise CorpusError(f"{one} holds {first} and {other} {second}: give files of one kind")
+    digest = hashlib.sha256()
+    for path, part in zip(files, parts, strict=True):
+        digest.update(f"{path.relative_to(folder).as_posix()}\n{part.sha256}\n".encode())
+    notices = [notice for part in parts for notice in part.notices]
+    if others:
+        message = f"{others} files of {folder} are not read: their names end otherwise"
+        notices.append(Notice(code="files_not_read", message=message))
+    return Dataset(
+        name=str(folder),
+        sha256=digest.hexdigest(),
+        examples=tuple(example for part in parts for example in part.examples),
+        notices=tuple(notices),
+    )
 
 
-def _read_stdin() -> bytes:
-    if sys.stdin is None or sys.stdin.closed:
-        raise CorpusError("stdin is closed: pipe a text into klcli, or name a file instead of -")
-    try:
-        return sys.stdin.buffer.read()
-    except OSError as error:
-        raise CorpusError(f"cannot read stdin: {error}") from error
-
-
-def _decode(raw: bytes, name: str) -> str:
-    if (nul := raw.find(b"\0")) >= 0:
-        raise CorpusError(f"{name} is not text: byte {nul} is zero; give UTF-8 text")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{name} is not UTF-8 text: byte {error.start} is 0x{raw[error.start]:02x}; "
-            "convert it to UTF-8"
-        ) from None
-
-
-def _text_documents(text: str, name: str, split: DocumentSplit) -> list[Document]:
-    if split == "file":
-        return [Document(name=name, content=text.encode())] if text.strip() else []
-    border = r"\r?\n" if split == "line" else r"\r?\n(?:[ \t\r]*\n)+"
-    pieces = re.split(border, text)
-    return [
-        Document(name=f"{name}#{number}", content=piece.encode())
-        for number, piece in enumerate(pieces, start=1)
-        if piece.strip()
+def _files_in(folder: Path) -> tuple[list[Path], int]:
+    """The files that can be read, and how many others there are; hidden ones do not count."""
+    visible = [
+        path
+        for path in sorted(folder.rglob("*"), key=_natural)
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
+    known = (*TEXT_ENDINGS, *READERS)
+    files = [path for path in visible if ending_of(path.name) in known]
+    return files, len(visible) - len(files)
 
 
-def _jsonl_documents(text: str, name: str) -> list[Document]:
-    documents = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        content = _text_of(line, f"{name}, line {number}")
-        if content.strip():
-            documents.append(Document(name=f"{name}#{number}", content=content.encode()))
-    return documents
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """A key by which part-2 comes before part-10."""
+    pieces = re.findall(r"\d+|\D+", path.as_posix())
+    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in pieces]
 
 
-def _text_of(line: str, where: str) -> str:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{where}: not JSON ({error})") from None
-    content = record.get("text") if isinstance(record, dict) else None
-    if not isinstance(content, str):
-        raise CorpusError(f"{where}: no string under the key 'text'")
-    try:
-        content.encode()
-    except UnicodeEncodeError as error:
-        raise CorpusError(f"{where}: the text is not Unicode ({error.reason})") from None
-    return content
+def _kind(example: Example) -> str:
+    if isinstance(example, Document):
+        return "prompts with completions" if example.parts else "texts"
+    return "conversations" if isinstance(example, Conversation) else "answers"

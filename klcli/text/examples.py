@@ -13,9 +13,7 @@ import numpy.typing as npt
 
 from klcli.errors import Notice
 from klcli.text.corpus import Document
-
-Message = Mapping[str, Any]
-"""``role`` and ``content``, and whatever else a chat template knows: tool calls, reasoning."""
+from klcli.text.templates import Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

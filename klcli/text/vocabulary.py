@@ -15,6 +15,7 @@ from klcli.errors import MismatchError
 from klcli.text.backend import Backend
 from klcli.text.pieces import CUTTING, PIECE, Piece, encode_pieces
 from klcli.text.spelling import Spelling
+from klcli.text.templates import ChatTemplate
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -89,6 +90,7 @@ class Vocabulary:
         bos_id, eos_id: ids of the tokens that begin and end a text, None where there are none.
         mask_id: the token that a masked model fills in, None where there is none.
         unknown_id: the token that stands for text that the tokenizer has no other for.
+        chat: how it writes conversations, None where it does not say.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Vocabulary:
         eos_id: int | None,
         mask_id: int | None = None,
         unknown_id: int | None = None,
+        chat: ChatTemplate | None = None,
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
@@ -116,6 +119,7 @@ class Vocabulary:
         self.eos_id = eos_id
         self.mask_id = mask_id
         self.unknown_id = unknown_id
+        self.chat = chat
 
     @property
     def size(self) -> int:

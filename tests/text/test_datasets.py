@@ -13,7 +13,7 @@ import pytest
 
 from klcli.choices import DocumentSplit
 from klcli.errors import CorpusError
-from klcli.text import corpus as datasets_module
+from klcli.text import opening
 from klcli.text.corpus import Document
 from klcli.text.datasets import read_dataset
 
@@ -160,7 +160,7 @@ def test_json_lines_may_be_blank_and_hold_other_keys_and_any_character(tmp_path:
 )
 def test_a_bad_json_line_is_an_error_that_gives_its_number(tmp_path: Path, line: str) -> None:
     path = write(tmp_path, "a.jsonl", json_lines("good", "good") + "\n" + line + "\n")
-    with pytest.raises(CorpusError, match=r"a\.jsonl, line 4: "):
+    with pytest.raises(CorpusError, match=r"a\.jsonl, line 4\b"):
         read_dataset(path)
 
 
@@ -263,10 +263,8 @@ def damaged_gzip() -> bytes:
         ),
         pytest.param("a.gz", damaged_gzip(), r"cannot read .*a\.gz: ", id="gzip damaged"),
         pytest.param("a.gz", gzip.compress(b"a\0"), r"is not text: byte 1", id="gzip of no text"),
-        pytest.param(
-            "a.parquet", b"PAR1", r"Parquet is not read; convert it to \.jsonl", id="parquet"
-        ),
-        pytest.param("a.parquet.gz", b"", r"Parquet is not read", id="parquet, gzipped"),
+        pytest.param("a.parquet", b"PAR1", r"is not a Parquet file that can be read", id="parquet"),
+        pytest.param("a.parquet.gz", b"", r"is not a Parquet file", id="parquet, gzipped"),
     ],
 )
 def test_what_is_no_text_is_one_clear_error(
@@ -282,15 +280,16 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
         read_dataset(str(tmp_path / "nowhere.txt"))
 
 
-def test_a_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"is a folder: name the text files in it"):
+def test_a_folder_without_texts_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"")
+    with pytest.raises(CorpusError, match=r"is a folder without a file that can be read: \.txt"):
         read_dataset(str(tmp_path))
 
 
 def test_a_bomb_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets_module, "ENOUGH_UNPACKED", 1000)
+    monkeypatch.setattr(opening, "ENOUGH_UNPACKED", 1000)
     bomb, honest = tmp_path / "bomb.txt.gz", tmp_path / "honest.txt.gz"
     bomb.write_bytes(gzip.compress(b"a " * 2**20))
     honest.write_bytes(gzip.compress(" ".join(map(str, range(20_000))).encode()))

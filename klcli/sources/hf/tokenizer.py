@@ -9,9 +9,11 @@ from klcli.errors import SourceError
 from klcli.sources.hf.checkpoint import Checkpoint, loading, locate
 from klcli.sources.hf.gguf_file import gguf_file
 from klcli.sources.hf.intact import read_object
+from klcli.sources.hf.jinja import render
 from klcli.sources.hf.quiet import quiet_transformers
 from klcli.sources.options import LoadOptions
 from klcli.sources.slow_tokenizer import SlowTokenizer
+from klcli.text.templates import DEFAULT, ChatTemplate
 from klcli.text.vocabulary import Vocabulary
 
 
@@ -30,6 +32,20 @@ def vocabulary_of(tokenizer: Any, name: str) -> Vocabulary:
         eos_id=tokenizer.eos_token_id,
         mask_id=tokenizer.mask_token_id,
         unknown_id=tokenizer.unk_token_id,
+        chat=_chat_template(tokenizer, name),
+    )
+
+
+def _chat_template(tokenizer: Any, name: str) -> ChatTemplate | None:
+    """The chat templates of a tokenizer, None where it has none."""
+    found = getattr(tokenizer, "chat_template", None)
+    if not found:
+        return None
+    return ChatTemplate(
+        name=name,
+        sources=dict(found) if isinstance(found, dict) else {DEFAULT: str(found)},
+        special_tokens={key: str(token) for key, token in tokenizer.special_tokens_map.items()},
+        jinja=render,
     )
 
 
