@@ -16,6 +16,9 @@ _TURNS = ("1", "2", "3–4", "5–8", "9+")
 _FIRST_TURNS = (1, 2, 3, 5, 9)
 """Slices of turns, and the first turn of each."""
 
+_GENERATED = ("assistant", "completion", "reasoning")
+"""Roles whose parts a model says, or might have said."""
+
 
 def has_parts(table: WindowTable) -> bool:
     """Whether some document has parts that are somebody's."""
@@ -37,12 +40,21 @@ def by_turn(table: WindowTable) -> tuple[Sequence[str], Numbers]:
 
 
 def by_generated(table: WindowTable) -> tuple[Sequence[str], Numbers]:
-    """By its place within its part, so within one answer: 0, 1 to 3, 4 to 15, and so on."""
+    """By its place within its part, so within one answer: 0, 1 to 3, 4 to 15, and so on.
+
+    What nobody generated, as a prompt, is in none.
+    """
     parts = [part for document in table.documents for part in document.parts]
     labels, starts = powers_of_four(max(part.stop - part.start for part in parts))
-    return labels, _numbers(
-        table, lambda _, place: np.searchsorted(starts, place, side="right") - 1
-    )
+
+    def number(part: Part, place: Numbers) -> npt.ArrayLike:
+        return np.searchsorted(starts, place, side="right") - 1 if _is_generated(part) else -1
+
+    return labels, _numbers(table, number)
+
+
+def _is_generated(part: Part) -> bool:
+    return part.is_answer or part.role in _GENERATED
 
 
 def powers_of_four(length: int) -> tuple[Sequence[str], Sequence[int]]:

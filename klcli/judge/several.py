@@ -8,13 +8,12 @@ import numpy as np
 from klcli.align.alignment import Alignment
 from klcli.judge.clusters import Bools, Clusters
 from klcli.judge.counts import corpus_of_windows, count, tells_text
-from klcli.judge.intervals import Metric
+from klcli.judge.intervals import UNBOUNDED, Metric, within
+from klcli.judge.metrics import BOUNDS
 from klcli.judge.report import CorpusResult, Group, Groups, Interval, Macro
 from klcli.judge.statistics import exp, summarise
 from klcli.measure.scores import TokenScores
 from klcli.text.windows import WindowTable
-
-_ENDS = ("ci_low", "ci_high")
 
 
 def corpus_results(
@@ -91,21 +90,25 @@ def macro_of(texts: Sequence[CorpusResult | Group]) -> Macro:
 def intervals_of(texts: Sequence[CorpusResult | Group]) -> dict[str, Interval]:
     """The errors and intervals of the means of ``macro_of``: the texts are independent.
 
-    se² = Σ se_i² / K², and an end is as far from the mean as the squares of the texts' own add up
-    to (Zou and Donner 2008). Where all errors have as many degrees of freedom, that is Student's t
-    with these, not with the larger number that all have together.
+    se² = Σ se_i² / K², and half of an interval is the same of the texts' own halves (Zou and Donner
+    2008). Where their errors have equal degrees of freedom, it is Student's t with these: a bit
+    longer than with the larger number that Welch and Satterthwaite give all of them together.
     """
-    found: dict[str, Interval] = {}
-    for name in _means(texts):
-        metrics = [one.metrics[name] for one in texts]
-        middle = _over_known([metric["mean"] for metric in metrics], _mean)
-        below, above = (_reach(metrics, end) for end in _ENDS)
-        found[name] = {
-            "se": _over_known([metric["se"] for metric in metrics], _root),
-            "ci_low": None if middle is None or below is None else middle - below,
-            "ci_high": None if middle is None or above is None else middle + above,
-        }
+    found = {name: _interval(name, [one.metrics[name] for one in texts]) for name in _means(texts)}
     return found | {perplexity: _as_exp(found[nll]) for nll, perplexity in _perplexities(found)}
+
+
+def _interval(name: str, metrics: Sequence[Metric]) -> Interval:
+    """The interval of a mean of means, within what a mean can be."""
+    middle = _over_known([metric["mean"] for metric in metrics], _mean)
+    half = _over_known([_half(metric) for metric in metrics], _root)
+    se = _over_known([metric["se"] for metric in metrics], _root)
+    if middle is None or half is None:
+        return {"se": se, "ci_low": None, "ci_high": None}
+    ends: Metric = {"mean": middle, "ci_low": middle - half, "ci_high": middle + half}
+    seen = [metric[end] or 0.0 for metric in metrics for end in ("min", "max")]
+    ends = within(ends, BOUNDS.get(name, UNBOUNDED), (min(seen), max(seen)))
+    return {"se": se, "ci_low": ends["ci_low"], "ci_high": ends["ci_high"]}
 
 
 def _means(texts: Sequence[CorpusResult | Group]) -> list[str]:
@@ -138,17 +141,15 @@ def _root(errors: Sequence[float]) -> float:
     return math.hypot(*errors) / len(errors)
 
 
-def _reach(metrics: Sequence[Metric], end: str) -> float | None:
-    """How far an end of the interval is from the mean of the means."""
-    return _over_known([_distance(metric, end) for metric in metrics], _root)
-
-
-def _distance(metric: Metric, end: str) -> float | None:
-    middle, limit = metric["mean"], metric[end]
-    return None if middle is None or limit is None else abs(limit - middle)
+def _half(metric: Metric) -> float | None:
+    """The longer half of an interval: the other may be cut off at a bound."""
+    middle, low, high = metric["mean"], metric["ci_low"], metric["ci_high"]
+    if middle is None or low is None or high is None:
+        return None
+    return max(middle - low, high - middle)
 
 
 def _as_exp(interval: Interval) -> Interval:
     """The interval of a perplexity; as elsewhere it has no error of its own."""
-    ends = {end: interval[end] for end in _ENDS}
+    ends = {end: interval[end] for end in ("ci_low", "ci_high")}
     return {"se": None} | {end: None if x is None else exp(x) for end, x in ends.items()}
