@@ -5,7 +5,8 @@
 >>> report.metrics["kl"]["mean"]                            # doctest: +SKIP
 
 ``compare``, ``perplexity`` and ``record`` take the options of the command of the same name as
-keyword arguments; the first two return a ``Report``. ``rank`` puts many candidates in order, and
+keyword arguments; the first two return a ``Report``. ``answer`` keeps what a model says, ``rank``
+puts many candidates in order, and
 ``layers`` says where in the network two models part. Importing klcli loads neither torch nor
 transformers.
 """
@@ -14,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from klcli.api import compare, layers, merge, perplexity, rank, record, report
+    from klcli.api import answer, compare, layers, merge, perplexity, rank, record, report
     from klcli.errors import KlcliError
     from klcli.judge.layers import Layers
     from klcli.judge.ranking import Ranking
@@ -28,6 +29,7 @@ __all__ = [
     "Ranking",
     "Report",
     "__version__",
+    "answer",
     "compare",
     "layers",
     "merge",
@@ -42,6 +44,7 @@ _HOMES = {
     "perplexity": "klcli.api",
     "layers": "klcli.api",
     "record": "klcli.api",
+    "answer": "klcli.api",
     "report": "klcli.api",
     "merge": "klcli.api",
     "rank": "klcli.api",

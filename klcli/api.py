@@ -9,13 +9,21 @@ from os import fspath
 from typing import TYPE_CHECKING, Unpack
 
 from klcli import request
-from klcli.checks import check_layers, check_measurement, check_ranking, check_recording
+from klcli.answer_request import answering
+from klcli.checks import (
+    check_answering,
+    check_layers,
+    check_measurement,
+    check_ranking,
+    check_recording,
+)
 from klcli.choices import DEFAULT_TOP_K, KeepTop, RecordingChoice
 from klcli.documented import with_keywords
 from klcli.errors import in_one_line
 from klcli.judge.layers import Layers
 from klcli.judge.ranking import Ranking
 from klcli.keywords import (
+    AnswerOptions,
     AnyPath,
     CompareOptions,
     Corpora,
@@ -31,6 +39,7 @@ from klcli.sources.kinds import checkpoints_in
 from klcli.sources.options import RecordingFormat
 
 if TYPE_CHECKING:
+    from klcli.answering import Answered
     from klcli.sources.recording.writer import Recorded
 
 
@@ -173,6 +182,32 @@ def record(
     from klcli.workflow import keep_predictions  # which loads torch
 
     return keep_predictions(asked, inputs)
+
+
+@with_keywords(AnswerOptions)
+@in_one_line()
+def answer(
+    model: Model, prompts: Corpora, output: AnyPath, **options: Unpack[AnswerOptions]
+) -> "Answered":
+    """Let a model answer prompts, and keep what it says token by token.
+
+    ``output`` is a ``.jsonl`` file, which ``compare`` takes for a text: both models then read the
+    answers of this one. What was killed goes on where it stopped.
+
+    Args:
+        model: a Hub id, a model folder or a ``.gguf`` file.
+        prompts: path of a file of conversations or prompts or several, "-" for stdin, or texts.
+        output: where to.
+        options: those of the command, see below.
+
+    Raises:
+        KlcliError: an input cannot be read, or the output cannot be written.
+    """
+    asked = answering(model, prompts, output, options)
+    datasets = check_answering(asked)
+    from klcli.answering import answer  # which loads torch
+
+    return answer(asked, datasets)
 
 
 def _run(wanted: request.Measurement) -> Report:

@@ -12,6 +12,7 @@ from typing import Any
 from klcli import torchrun
 from klcli.align.checks import check_options
 from klcli.align.files import refuse_text, refuse_window_options
+from klcli.answer_request import Answering
 from klcli.errors import KlcliError, OutputError, SourceError, UsageError
 from klcli.judge.baseline import BaselineRun
 from klcli.judge.one_text import check_datasets
@@ -24,6 +25,7 @@ from klcli.runs.format import RUN
 from klcli.sources.checks import check_model, check_source
 from klcli.sources.kinds import kind_of
 from klcli.sources.recording.format import RECORDING
+from klcli.storage.answers import check_place
 from klcli.storage.places import obstacle_to
 from klcli.text.datasets import read_datasets
 from klcli.text.examples import Dataset
@@ -128,6 +130,29 @@ def check_recording(request: Recording) -> Inputs:
     if isinstance(request.model, str):
         check_model(request.model, request.load)
     return Inputs(corpora=corpora)
+
+
+def check_answering(request: Answering) -> list[Dataset]:
+    """Look at all that ``answer`` shall read and write.
+
+    Returns:
+        The prompts.
+
+    Raises:
+        KlcliError: an input is missing, is not a model or cannot be read, or the output cannot be
+            written.
+    """
+    if torchrun.world_size() > 1:
+        raise UsageError("answers are made by one process: run klcli answer without torchrun")
+    if not request.corpora:
+        raise UsageError("name the PROMPTS: a .jsonl file, or - for stdin")
+    if (kind := kind_of(request.model)) != "model":
+        raise SourceError(f"{request.model} is a {kind}, which cannot answer: give a model")
+    check_place(Path(request.output))
+    datasets = read_datasets(request.corpora, "file", request.fields)
+    if isinstance(request.model, str):
+        check_model(request.model, request.load)
+    return datasets
 
 
 def check_layers(request: Measurement) -> Inputs:

@@ -69,6 +69,7 @@ DEFAULT_OUTLIERS = 10
 FIRST_OUTLIERS = 3
 """How many of them the first screen shows."""
 DEFAULT_TOP_K = 1024
+DEFAULT_NEW_TOKENS = 512
 
 
 def choices_of(annotation: Any) -> tuple[str, ...]:

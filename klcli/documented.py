@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar, get_type_hints
 
+from klcli.answer_request import Answering
 from klcli.hooks import Hooks
 from klcli.request import Keeping, Limits, Measurement, Stopping
 from klcli.sources.options import LoadOptions
@@ -12,7 +13,7 @@ from klcli.text.scope import Fields, Scope
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_REQUESTS = (Measurement, Fields, Scope, LoadOptions, Limits, Stopping, Keeping, Hooks)
+_REQUESTS = (Answering, Measurement, Fields, Scope, LoadOptions, Limits, Stopping, Keeping, Hooks)
 _DEFAULTS = {
     one.name: one.default
     for request in _REQUESTS

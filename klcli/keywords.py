@@ -123,3 +123,27 @@ class RankOptions(ReadOptions, SidedOptions, total=False):
 
 class LayersOptions(ReadOptions, SidedOptions, total=False):
     """Keyword arguments of ``layers``."""
+
+
+class AnswerOptions(TypedDict, total=False):
+    """Keyword arguments of ``answer``."""
+
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    limit: int | None
+    chat_template: AnyPath | None
+    text_field: str | None
+    prompt_field: str | None
+    completion_field: str | None
+    dtype: DtypeName
+    device: str
+    revision: str | None
+    trust_remote_code: bool
+    adapter: AnyPath | None
+    allow_unused_weights: bool
+    allow_other_architecture: bool
+    batch_tokens: int | None
+    progress: Progress | None
+    status: Callable[[str], None] | None
+    announce: Callable[[str], None] | None

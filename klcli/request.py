@@ -191,7 +191,7 @@ class Measurement:
         """Every path that is read."""
         named = [path for load in self.loads for path in load.paths]
         baseline = [] if self.limits.baseline is None else [self.limits.baseline]
-        return [*paths_of(self.specs), *_files(self.corpora), *named, *baseline]
+        return [*paths_of(self.specs), *files_among(self.corpora), *named, *baseline]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +218,7 @@ class Recording:
             self._check_base_file()
         named = self.load.paths
         model = paths_of((self.model,))
-        check_apart("--output", self.output, [*model, *_files(self.corpora), *named])
+        check_apart("--output", self.output, [*model, *files_among(self.corpora), *named])
 
     @property
     def is_base_file(self) -> bool:
@@ -301,7 +301,7 @@ def perplexity(model: Model, corpora: Corpora, options: RunOptions) -> Measureme
         UsageError: an option is wrong whatever the input holds.
     """
     check_known(options, RunOptions)
-    loads = (_pick(LoadOptions, options),)
+    loads = (pick(LoadOptions, options),)
     return _measurement((spec_of(model),), loads, corpora, PERPLEXITY_METRICS, options)
 
 
@@ -328,21 +328,21 @@ def recording(
     """
     check_known(options, RunOptions)
     place = os.fspath(output)
-    scope, spec = _pick(Scope, options), spec_of(model)
+    scope, spec = pick(Scope, options), spec_of(model)
     if isinstance(spec, GivenLogits):
         raise UsageError("logits in memory are what a recording would hold: save them as a file")
     if place.endswith(".kld") and scope.protocol is None:
-        scope = _pick(Scope, {**options, "protocol": BASE_FILE_PROTOCOL})
+        scope = pick(Scope, {**options, "protocol": BASE_FILE_PROTOCOL})
     return Recording(
         model=spec,
-        load=_pick(LoadOptions, options),
-        corpora=_corpora(corpora),
+        load=pick(LoadOptions, options),
+        corpora=as_corpora(corpora),
         output=place,
-        fields=_pick(Fields, options),
+        fields=pick(Fields, options),
         scope=scope,
         format=wanted,
-        hooks=_pick(Hooks, options),
-        **_own(Recording, options),
+        hooks=pick(Hooks, options),
+        **own_options(Recording, options),
     )
 
 
@@ -356,14 +356,14 @@ def _measurement(
     return Measurement(
         specs=specs,
         loads=loads,
-        corpora=_corpora(corpora),
-        fields=_pick(Fields, options),
-        scope=_pick(Scope, options),
-        limits=_pick(Limits, options, metrics=metrics),
-        stopping=_pick(Stopping, options),
-        keeping=_pick(Keeping, options),
-        hooks=_pick(Hooks, options),
-        **_own(Measurement, options),
+        corpora=as_corpora(corpora),
+        fields=pick(Fields, options),
+        scope=pick(Scope, options),
+        limits=pick(Limits, options, metrics=metrics),
+        stopping=pick(Stopping, options),
+        keeping=pick(Keeping, options),
+        hooks=pick(Hooks, options),
+        **own_options(Measurement, options),
     )
 
 
@@ -378,8 +378,8 @@ def _sided_loads(specs: Sequence[Spec], options: SidedOptions) -> tuple[LoadOpti
         by_default: dict[str, object] = {}
         if kind_of(spec) == "top log-probabilities" and models:
             by_default = {"tokenizer": models[0]}
-        shared, own = _own(LoadOptions, options), _of_side(side, options)
-        loads.append(_pick(LoadOptions, by_default | shared | own))
+        shared, own = own_options(LoadOptions, options), _of_side(side, options)
+        loads.append(pick(LoadOptions, by_default | shared | own))
     return tuple(loads)
 
 
@@ -391,19 +391,19 @@ def _of_side(side: str, options: Mapping[str, object]) -> dict[str, Any]:
         if name in options and options[name] is not None:
             check_value(f"--{name.replace('_', '-')}", options[name], one)
             own[one.name] = options[name]
-    return _own(LoadOptions, own)
+    return own_options(LoadOptions, own)
 
 
-def _own(kind: type, options: Mapping[str, object]) -> dict[str, Any]:
+def own_options(kind: type, options: Mapping[str, object]) -> dict[str, Any]:
     """The options that a request has a field for; None leaves a field at its default."""
     named = {one.name for one in fields(kind) if one.init}
     given = {n: value for n, value in options.items() if n in named and value is not None}
     return {n: os.fspath(v) if isinstance(v, os.PathLike) else v for n, v in given.items()}
 
 
-def _pick(kind: type[Request], options: Mapping[str, object], **more: Any) -> Request:
+def pick(kind: type[Request], options: Mapping[str, object], **more: Any) -> Request:
     """A part of a request, made of the options that it has fields for."""
-    return kind(**_own(kind, options), **more)
+    return kind(**own_options(kind, options), **more)
 
 
 def check_known(options: Mapping[str, object], known: type) -> None:
@@ -415,7 +415,7 @@ def check_known(options: Mapping[str, object], known: type) -> None:
         raise TypeError(f"unknown option {name!r}{meant}")
 
 
-def _corpora(given: Corpora) -> tuple[str | Texts, ...]:
+def as_corpora(given: Corpora) -> tuple[str | Texts, ...]:
     """Paths, and the texts among what was given, which are documents of one corpus."""
     several = [given] if isinstance(given, str | os.PathLike) else given
     texts = tuple(one for one in several if isinstance(one, str) and is_text(one))
@@ -425,5 +425,6 @@ def _corpora(given: Corpora) -> tuple[str | Texts, ...]:
     return (*names, Texts(texts)) if texts else names
 
 
-def _files(corpora: Sequence[str | Texts]) -> list[str]:
+def files_among(corpora: Sequence[str | Texts]) -> list[str]:
+    """Those of the texts that are paths."""
     return [one for one in corpora if isinstance(one, str)]

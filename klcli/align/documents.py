@@ -39,7 +39,7 @@ def write_out(datasets: Sequence[Dataset], sources: Sequence[Source], scope: Sco
     examples = [example for one in drawn for example in one.examples]
     template, notices = None, [notice for one in drawn for notice in one.notices]
     if any(isinstance(example, Conversation) for example in examples):
-        template, said = _template(sources, scope)
+        template, said = template_of(sources, scope.chat_template)
         notices += said
     corpora = []
     for one in drawn:
@@ -102,16 +102,18 @@ def _size(example: Example) -> int:
     return sum(len(str(message.get("content", ""))) for message in example.messages)
 
 
-def _template(sources: Sequence[Source], scope: Scope) -> tuple[ChatTemplate, Sequence[Notice]]:
-    """The one template of both sides: the given one, the reference's, or else the candidate's.
+def template_of(
+    sources: Sequence[Source], path: str | None
+) -> tuple[ChatTemplate, Sequence[Notice]]:
+    """The one template of all sides: that of a file, the reference's, or else the candidate's.
 
     Raises:
         CorpusError: there is none, or it cannot be read.
     """
     known = [one.vocabulary.chat for one in sources if one.vocabulary is not None]
     own = [chat for chat in known if chat is not None]
-    if scope.chat_template is not None:
-        return _given_template(scope.chat_template, sources[0]), ()
+    if path is not None:
+        return _given_template(path, sources[0]), ()
     if not own:
         raise CorpusError(
             f"{' and '.join(one.name for one in sources)} have no chat template to render "

@@ -18,6 +18,7 @@ from klcli.choices import (
     SliceBy,
     TokenChoice,
 )
+from klcli.cli.data_options import answer_options
 from klcli.cli.help import Group, section
 from klcli.cli.options import (
     Named,
@@ -160,6 +161,35 @@ def record(model: str, corpus: tuple[str, ...], output: str, quiet: bool, **opti
                 say(f"Warning: {warning}")
         new = done.rows - done.rows_before
         say(f"{output}: {done.kind}, {done.rows:,} tokens ({new:,} new), {done.bytes:,} bytes")
+    return ExitCode.DONE
+
+
+@cli.command()
+@click.argument("model", type=click.Path())
+@click.argument("prompts", nargs=-1, required=True, type=click.Path())
+@answer_options
+@source_options(sided=False, inside=True, task=False)
+def answer(model: str, prompts: tuple[str, ...], output: str, quiet: bool, **options: Any) -> int:
+    """Let a model answer prompts, to see where other models would say something else.
+
+    \b
+    klcli answer model/ prompts.jsonl -o answers.jsonl
+    klcli compare model/ model-4bit/ answers.jsonl
+    klcli answer model/ chat.jsonl -o answers.jsonl --max-new-tokens 128
+
+    PROMPTS are conversations, of which the last answer is left out, prompts with or without a
+    completion, or texts. The output has the token ids of each answer, and klcli compare follows
+    exactly these. Run again after a kill it goes on where it stopped.
+    """  # noqa: D301
+    from klcli.api import answer as run
+
+    with progress_hooks(quiet) as hooks:
+        done = run(model, [Named(path) for path in prompts], output, **(options | hooks))
+    if not quiet:
+        for notice in done.notices:
+            say(f"Warning: {notice.message}")
+        cut = f", {done.cut:,} cut at --max-new-tokens" if done.cut else ""
+        say(f"{output}: {done.answers:,} answers ({done.new:,} new), {done.tokens:,} tokens{cut}")
     return ExitCode.DONE
 
 

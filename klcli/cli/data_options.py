@@ -2,8 +2,26 @@
 
 import click
 
-from klcli.choices import Score
-from klcli.cli.help import one_of, section
+from klcli.choices import DEFAULT_NEW_TOKENS, Score
+from klcli.cli.help import one_of, section, several
+
+_template_option = click.option(
+    "--chat-template",
+    type=click.Path(),
+    metavar="FILE",
+    help="Jinja template that renders conversations, for both models.  [default: the reference's, "
+    "or the candidate's where the reference has none]",
+)
+_field_options = (
+    click.option(
+        "--text-field",
+        metavar="NAME",
+        help="Field of .jsonl, .csv and .parquet that holds the text.  [default: found by itself: "
+        "text, messages, or a prompt and its completion]",
+    ),
+    click.option("--prompt-field", metavar="NAME", help="Field that holds the prompt."),
+    click.option("--completion-field", metavar="NAME", help="Field that holds the completion."),
+)
 
 data_options = section(
     "Data",
@@ -21,21 +39,8 @@ data_options = section(
         show_default=True,
         help="Whether the reasoning in an answer is scored too.",
     ),
-    click.option(
-        "--chat-template",
-        type=click.Path(),
-        metavar="FILE",
-        help="Jinja template that renders conversations, for both models.  [default: the "
-        "reference's, or the candidate's where the reference has none]",
-    ),
-    click.option(
-        "--text-field",
-        metavar="NAME",
-        help="Field of .jsonl, .csv and .parquet that holds the text.  [default: found by itself: "
-        "text, messages, or a prompt and its completion]",
-    ),
-    click.option("--prompt-field", metavar="NAME", help="Field that holds the prompt."),
-    click.option("--completion-field", metavar="NAME", help="Field that holds the completion."),
+    _template_option,
+    *_field_options,
     click.option(
         "--group-by",
         metavar="FIELD",
@@ -57,4 +62,56 @@ data_options = section(
         help="In which random order --max-tokens draws documents, and --until windows.",
     ),
     common=("score", "text_field", "group_by", "max_tokens"),
+)
+
+answer_options = several(
+    section(
+        "Output",
+        click.option(
+            "-o",
+            "--output",
+            required=True,
+            type=click.Path(),
+            metavar="FILE",
+            help="The .jsonl file to write answers to.",
+        ),
+        click.option(
+            "--max-new-tokens",
+            type=click.IntRange(min=1),
+            default=DEFAULT_NEW_TOKENS,
+            show_default=True,
+            metavar="N",
+            help="Tokens of an answer, at the most.",
+        ),
+        click.option(
+            "--temperature",
+            type=click.FloatRange(min=0),
+            default=0.0,
+            show_default=True,
+            metavar="T",
+            help="0 takes the most probable token each time, more draws at random.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            metavar="N",
+            help="What is drawn at random.",
+        ),
+        click.option("--quiet", is_flag=True, help="No progress and no summary on stderr."),
+        common=("output", "max_new_tokens", "temperature", "quiet"),
+    ),
+    section(
+        "Data",
+        _template_option,
+        *_field_options,
+        click.option(
+            "--limit",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Answer only the first N prompts.",
+        ),
+        common=("chat_template", "limit"),
+    ),
 )

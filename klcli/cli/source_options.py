@@ -64,15 +64,25 @@ _compile_option = click.option(
     "compiler on a CPU, and Triton on a GPU.",
 )
 
+_task_option = click.option(
+    "--task",
+    type=one_of(TaskChoice),
+    default="auto",
+    show_default=True,
+    help="What models predict: the next token, or a hidden one. auto goes by the config.",
+)
+
 OF_FILES = ("values", "token_ids")
 """Settings of logit files."""
 
 
-def source_options(*, sided: bool, inside: bool = False) -> Callable[[Decorated], Decorated]:
+def source_options(
+    *, sided: bool, inside: bool = False, task: bool = True
+) -> Callable[[Decorated], Decorated]:
     """How sources are opened.
 
     ``sided`` where there are two, ``inside`` where they must be models that are looked into: not
-    logit files, and not compiled.
+    logit files, and not compiled. ``task`` where they may be masked models too.
     """
     decorators = []
     for name, (what, settings) in _source_settings().items():
@@ -84,13 +94,7 @@ def source_options(*, sided: bool, inside: bool = False) -> Callable[[Decorated]
             decorators.append(click.option(f"--{name.replace('_', '-')}", help=what, **settings))
     models = section(
         "Models",
-        click.option(
-            "--task",
-            type=one_of(TaskChoice),
-            default="auto",
-            show_default=True,
-            help="What models predict: the next token, or a hidden one. auto goes by the config.",
-        ),
+        *((_task_option,) if task else ()),
         *decorators,
         *(() if inside else (_tokenizer_option,)),
         click.option(

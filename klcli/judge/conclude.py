@@ -9,6 +9,7 @@ import numpy as np
 from klcli.align.alignment import Alignment
 from klcli.errors import Notice
 from klcli.judge import gate, one_text, several, statistics
+from klcli.judge.answers import find_answers
 from klcli.judge.baseline import BaselineRun
 from klcli.judge.clusters import Bools, Clusters
 from klcli.judge.counts import (
@@ -106,6 +107,7 @@ def conclude(
         slices=slices,
         distribution=distribution_of(scores),
         along=along_of(scores),
+        answers=find_answers(scores, alignment),
         findings=[*findings, *causes],
         gates=results,
         verdict=gate.overall(results),

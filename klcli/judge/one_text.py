@@ -11,6 +11,9 @@ from klcli.judge.several import group_names, tokens_of_corpus, tokens_of_group
 from klcli.text.examples import Dataset
 from klcli.text.windows import WindowTable
 
+MOST_GROUPS = 200
+"""Groups of documents that a report has rows for."""
+
 
 def check_texts(gates: Iterable[Gate], corpora: Sequence[str], groups: Sequence[str]) -> None:
     """Find out whether there is a text for every gate.
@@ -27,13 +30,18 @@ def check_datasets(gates: Iterable[Gate], datasets: Sequence[Dataset]) -> None:
     """The same for what was read of the texts; where nothing was, files bring them.
 
     Raises:
-        UsageError: as ``check_texts``.
+        UsageError: as ``check_texts``, or there are more groups than anybody reads.
     """
+    examples = (example for one in datasets for example in one.examples)
+    named = dict.fromkeys(example.group for example in examples)
+    groups = [group for group in named if group is not None]
+    if len(groups) > MOST_GROUPS:
+        raise UsageError(
+            f"--group-by finds {len(groups):,} groups, and each is a row of its own: name a field "
+            f"with at most {MOST_GROUPS} values"
+        )
     if datasets:
-        examples = (example for one in datasets for example in one.examples)
-        groups = dict.fromkeys(example.group for example in examples)
-        names = [one.name for one in datasets]
-        check_texts(gates, names, [group for group in groups if group is not None])
+        check_texts(gates, [one.name for one in datasets], groups)
 
 
 def corpus_or_group(gate: Gate, corpora: Sequence[str], groups: Sequence[str]) -> int | str:

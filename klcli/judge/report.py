@@ -185,6 +185,62 @@ class Along:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerResult:
+    """One answer: its scored tokens, and the mean KL over them in nats.
+
+    ``first`` is the first token, counted from 0, at which the candidate's most probable token (or
+    that of the only model) is another one; None where it agrees to the end.
+    """
+
+    document: str
+    tokens: int
+    first: int | None
+    kl: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survival:
+    """The share of answers that agree for so many tokens at least, or to an earlier end."""
+
+    tokens: int
+    share: float
+    ci_low: float | None
+    ci_high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """How far the candidate, or the only model, would have given the same answers.
+
+    ``greedy`` says whether the answers were the most probable tokens of who gave them. ``agreeing``
+    is the share of the ``count`` answers that agree to the end; ``median_first`` is the median of
+    the first differing tokens, None where it is beyond the end, and ``mean_first`` their mean over
+    the answers that differ.
+    """
+
+    greedy: bool
+    count: int
+    agreeing: Metric
+    median_first: int | None
+    mean_first: float | None
+    survival: Sequence[Survival]
+    answers: Sequence[AnswerResult]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Answers":
+        """Read what ``Report.to_dict`` wrote."""
+        return cls(
+            **{
+                **data,
+                "survival": [Survival(**one) for one in data["survival"]],
+                "answers": [
+                    AnswerResult(**{**one, "kl": _number(one["kl"])}) for one in data["answers"]
+                ],
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
     """Every scored token, with what is needed to print it: not part of the JSON report.
 
@@ -239,6 +295,7 @@ class Report:
     slices: Sequence[Slice] = ()
     distribution: Distribution | None = None
     along: Along | None = None
+    answers: Answers | None = None
     findings: Sequence[Finding] = ()
     gates: Sequence[GateResult] = ()
     verdict: Verdict | None = None
@@ -274,6 +331,7 @@ class Report:
             "slices": [one.to_dict() for one in self.slices],
             "distribution": None if self.distribution is None else asdict(self.distribution),
             "along": None if self.along is None else asdict(self.along),
+            "answers": None if self.answers is None else asdict(self.answers),
             "findings": [asdict(finding) for finding in self.findings],
             "gates": [asdict(gate) for gate in self.gates],
             "verdict": self.verdict,
@@ -327,6 +385,7 @@ class Report:
             slices=[Slice.from_dict(one) for one in data.get("slices", ())],
             distribution=_distribution(data.get("distribution")),
             along=_along(data.get("along")),
+            answers=Answers.from_dict(data["answers"]) if data.get("answers") else None,
             findings=[Finding(**one) for one in data.get("findings", ())],
             gates=[_gate_result(gate) for gate in data["gates"]],
             verdict=data["verdict"],

@@ -5,6 +5,7 @@ from rich.text import Text
 
 from klcli.judge.report import Report
 from klcli.render import summary
+from klcli.render.answers import said_of_answers, survival_table
 from klcli.render.gates import print_gates
 from klcli.render.layout import (
     NUMBER,
@@ -56,8 +57,15 @@ def _print_metrics(report: Report, console: Console, view: View) -> None:
     if flips := summary.flips(report):
         print_hanging(Text(), Text("\n".join(flips)), console)
         console.print()
-    more = texts if report.command == "compare" else []
-    for table in more + summary.slice_tables(report, view):
+    if report.command == "compare":
+        for table in texts:
+            print_compact(table, console)
+    if (survival := survival_table(report)) is not None:
+        print_hanging(Text(), Text("
+".join(said_of_answers(report))), console)
+        console.print()
+        print_compact(survival, console)
+    for table in summary.slice_tables(report, view):
         print_compact(table, console)
 
 

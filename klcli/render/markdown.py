@@ -6,6 +6,7 @@ from typing import TextIO
 
 from klcli.judge.report import Outlier, Report
 from klcli.render import summary
+from klcli.render.answers import said_of_answers, survival_table
 from klcli.render.numbers import fixed, number
 from klcli.render.plain import in_a_line
 from klcli.render.summary import Fact, GateLine, Table
@@ -70,6 +71,7 @@ def _blocks(report: Report, view: View) -> Iterator[str]:
         yield ""
     if flips := summary.flips(report):
         yield ". ".join(map(escape, flips))
+    yield from _answer_blocks(report)
     yield from map(table_of, summary.slice_tables(report, view))
     yield from _outlier_blocks(report)
     if findings := summary.findings(report):
@@ -95,6 +97,13 @@ def _outlier_blocks(report: Report) -> Iterator[str]:
         yield escape(summary.outlier_heading(report))
         head = [f"{summary.at_least(report, name.lower())}{name}" for name in _OUTLIER_HEAD]
         yield _grid(head, [_outlier(*one) for one in enumerate(report.outliers, 1)])
+
+
+def _answer_blocks(report: Report) -> Iterator[str]:
+    if (survival := survival_table(report)) is not None:
+        yield "## Answers"
+        yield ". ".join(map(escape, said_of_answers(report)))
+        yield table_of(survival)
 
 
 def _gate_blocks(report: Report) -> Iterator[str]:

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from klcli.judge.report import Report
 from klcli.render import summary
-from klcli.render.bars import histogram, line
+from klcli.render.answers import agreement_said, said_of_answers
+from klcli.render.bars import bars, histogram, line
 from klcli.render.gates import print_gates
 from klcli.render.headline import Headline, headlines, other_warnings
 from klcli.render.layout import alphabet_of, print_compact, print_hanging
@@ -160,8 +161,20 @@ def _print_shape(report: Report, console: Console) -> None:
         _print_labelled(f"{shown} a token", lines, console)
     if (along := _along(report, console)) is not None:
         _print_labelled("along the text", [along], console)
-    if lines:
+    _print_answers(report, console)
+    if lines or report.answers is not None:
         console.print()
+
+
+def _print_answers(report: Report, console: Console) -> None:
+    """How many answers are the same, and how many are so far."""
+    if report.answers is None:
+        return
+    alphabet = alphabet_of(console)
+    said = [alphabet.spell_styled(Text(one)) for one in said_of_answers(report)]
+    shares = [one.share for one in report.answers.survival]
+    curve = f"{bars([*shares], alphabet)}  {agreement_said(report.answers)}"
+    _print_labelled("answers", [*_lines(said, console), Text(curve)], console)
 
 
 def _histogram(report: Report, console: Console) -> Iterator[Text]:

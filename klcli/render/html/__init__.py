@@ -12,6 +12,7 @@ from klcli.choices import SliceBy
 from klcli.errors import KlcliError
 from klcli.judge.report import Report
 from klcli.render import summary
+from klcli.render.answers import said_of_answers, survival_table
 from klcli.render.headline import headlines, other_warnings
 from klcli.render.models import labels_of
 from klcli.render.numbers import figure
@@ -63,7 +64,7 @@ def _context(report: Report) -> dict[str, Any]:
         "headlines": headlines(report),
         "gates": summary.gate_lines(report),
         "warnings": [_text(one.message) for one in other_warnings(report)],
-        "remarks": summary.remarks(report),
+        "remarks": [*summary.remarks(report), *said_of_answers(report)],
         "findings": summary.findings(report),
         "findings_title": summary.FINDINGS,
         "pictures": list(_pictures(report)),
@@ -108,6 +109,8 @@ def _tables(report: Report) -> Iterator[summary.Table]:
     yield from summary.text_tables(report)
     yield from summary.spread_tables(report, list(summary.SPREAD))
     yield summary.value_table(report)
+    if (survival := survival_table(report)) is not None:
+        yield survival
 
 
 def _packed(report: Report) -> str | None:

@@ -90,6 +90,11 @@ class ModelSource(ABC):
         }
 
     @property
+    def model(self) -> Any:
+        """The model itself, as transformers has it."""
+        return self._model
+
+    @property
     def names(self) -> Vocabulary:
         """What tokens read like."""
         return self.vocabulary
