@@ -6,8 +6,9 @@ from pathlib import PurePath
 from klcli.errors import UsageError, choose_from
 from klcli.judge.clusters import Bools
 from klcli.judge.gate import Gate
-from klcli.judge.report import CorpusResult, Group, Report
+from klcli.judge.report import Report
 from klcli.judge.several import group_names, tokens_of_corpus, tokens_of_group
+from klcli.judge.text_results import CorpusResult, Group
 from klcli.text.examples import Dataset
 from klcli.text.windows import WindowTable
 

@@ -10,8 +10,8 @@ from klcli.judge.clusters import Bools, Clusters
 from klcli.judge.counts import corpus_of_windows, count, tells_text
 from klcli.judge.intervals import UNBOUNDED, Metric, within
 from klcli.judge.metrics import BOUNDS
-from klcli.judge.report import CorpusResult, Group, Groups, Interval, Macro
 from klcli.judge.statistics import exp, summarise
+from klcli.judge.text_results import CorpusResult, Group, Groups, Interval, Macro
 from klcli.measure.scores import TokenScores
 from klcli.text.windows import WindowTable
 

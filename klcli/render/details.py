@@ -61,8 +61,7 @@ def _print_metrics(report: Report, console: Console, view: View) -> None:
         for table in texts:
             print_compact(table, console)
     if (survival := survival_table(report)) is not None:
-        print_hanging(Text(), Text("
-".join(said_of_answers(report))), console)
+        print_hanging(Text(), Text("\n".join(said_of_answers(report))), console)
         console.print()
         print_compact(survival, console)
     for table in summary.slice_tables(report, view):

@@ -12,7 +12,8 @@ from klcli.errors import KlcliError
 from klcli.judge.gate import Verdict
 from klcli.judge.intervals import Metric
 from klcli.judge.metrics import METRICS
-from klcli.judge.report import CorpusResult, Group, Interval, Macro, Report, Slice, Tokens
+from klcli.judge.report import Report, Slice, Tokens
+from klcli.judge.text_results import CorpusResult, Group, Interval, Macro
 from klcli.render.gate_words import gate_words
 from klcli.render.models import details_of, name_of
 from klcli.render.numbers import ABSENT, apart, count, number, percent

@@ -11,10 +11,10 @@ from klcli.align.alignment import Alignment
 from klcli.judge.clusters import Clusters
 from klcli.judge.counts import clusters_of
 from klcli.judge.intervals import Metric
-from klcli.judge.report import Group, Groups
 from klcli.judge.several import group_results, intervals_of, macro_of
 from klcli.judge.statistics import mean_metric
 from klcli.judge.student import student_t
+from klcli.judge.text_results import Group, Groups
 from klcli.measure.scores import TokenScores, empty_columns
 from klcli.text.vocabulary import NumberedTokens
 from klcli.text.windows import TokenizedDocument, Window, WindowTable
