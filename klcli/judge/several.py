@@ -29,14 +29,13 @@ def corpus_results(
 
 
 def group_results(scores: TokenScores, alignment: Alignment, clusters: Clusters) -> Groups | None:
-    """What each group of documents gave, in the order in which they appear; None without a field.
+    """What each group of documents gave, in the order in which they appear; None without any.
 
     A cluster never holds documents of two groups, and clusters follow on each other within a group
     only where its documents stand side by side.
     """
-    field = alignment.table.protocol.get("group_by")
     names = group_names(alignment.table)
-    if field is None or not names:
+    if not names:
         return None
     found = []
     for name in names:
@@ -44,7 +43,10 @@ def group_results(scores: TokenScores, alignment: Alignment, clusters: Clusters)
         counts, metrics = measure(scores, alignment, clusters, own)
         found.append(Group(name=name, counts=counts, metrics=metrics))
     return Groups(
-        field=str(field), groups=found, macro=macro_of(found), macro_intervals=intervals_of(found)
+        field=str(alignment.table.protocol.get("group_by") or "group"),
+        groups=found,
+        macro=macro_of(found),
+        macro_intervals=intervals_of(found),
     )
 
 

@@ -80,7 +80,7 @@ def test_shards_are_sliced_when_they_are_joined(
     parts = [tmp_path / f"{n}.run" for n in (1, 2)]
     for n, part in enumerate(parts, 1):
         klcli("compare", reference, candidate, corpus, "--limit", "4", "--shard", f"{n}/2",
-              "--run", part, "--slice-regex", NUMBERS)  # fmt: skip
+              "--batch-tokens", "128", "--run", part, "--slice-regex", NUMBERS)  # fmt: skip
     kept = klcli("merge", *parts, "-o", tmp_path / "whole.run", "--format", "json")
     assert regex_rows(kept.out).keys() == {"dots"}
     other = klcli(

@@ -85,7 +85,7 @@ def test_a_text_of_one_piece_leaves_the_interval_of_the_mean_open() -> None:
     assert macro_of([text(kl=one)])["kl"] == 1
 
 
-def alignment_of(groups: Sequence[str | None], field: str | None = "lang") -> Alignment:
+def alignment_of(groups: Sequence[str | None]) -> Alignment:
     """Documents of five tokens, each of a group, in one corpus."""
     documents = tuple(
         TokenizedDocument(corpus=0, name=f"{n}", ids=np.arange(5), encoding=None, group=group)
@@ -95,8 +95,7 @@ def alignment_of(groups: Sequence[str | None], field: str | None = "lang") -> Al
         Window(document=n, inputs=np.arange(5), score_from=0, targets=np.arange(5), position=0)
         for n in range(len(groups))
     )
-    protocol = {} if field is None else {"group_by": field}
-    table = WindowTable(documents=documents, windows=windows, protocol=protocol)
+    table = WindowTable(documents=documents, windows=windows, protocol={"group_by": "lang"})
     return Alignment(table=table, names=NumberedTokens(5), vocabulary_size=5, notices=())
 
 
@@ -108,8 +107,8 @@ def scores_of(alignment: Alignment, kl: Floats) -> TokenScores:
     return TokenScores(columns)
 
 
-def grouped(groups: Sequence[str | None], kl: Floats, field: str | None = "lang") -> Groups | None:
-    alignment = alignment_of(groups, field)
+def grouped(groups: Sequence[str | None], kl: Floats) -> Groups | None:
+    alignment = alignment_of(groups)
     return group_results(scores_of(alignment, kl), alignment, clusters_of(alignment.table))
 
 
@@ -159,5 +158,5 @@ def test_excluded_tokens_are_counted_in_their_own_group() -> None:
     assert [one.counts["excluded"] for one in found.groups] == [0, 1]
 
 
-def test_without_a_field_there_are_no_groups() -> None:
-    assert grouped(["a", "b"], np.ones(10), field=None) is None
+def test_documents_of_no_group_make_none() -> None:
+    assert grouped([None, None], np.ones(10)) is None
