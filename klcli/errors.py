@@ -75,6 +75,15 @@ class Notice:
     code: str
     message: str
 
+    @property
+    def is_warning(self) -> bool:
+        """Whether it says that something may be wrong, and not only what was done."""
+        return self.code not in INFORMATION
+
+
+INFORMATION = frozenset({"fields_read", "chat_template", "calibration_checked"})
+"""The codes of notices that only say how something was read."""
+
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The known word that a misspelt one probably means."""

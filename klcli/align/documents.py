@@ -49,7 +49,7 @@ def write_out(datasets: Sequence[Dataset], sources: Sequence[Source], scope: Sco
     return Written(
         corpora=tuple(corpora),
         notices=tuple(notices),
-        protocol=_described(examples, template, scope),
+        protocol=_grouped(datasets) | _described(examples, template, scope),
     )
 
 
@@ -197,6 +197,12 @@ def _of_answer(answer: Answer, reference: Source) -> Document:
             ),
         ),
     )  # fmt: skip
+
+
+def _grouped(datasets: Sequence[Dataset]) -> dict[str, str]:
+    """The field that documents are grouped by, if they are."""
+    field = next((one.group_by for one in datasets if one.group_by is not None), None)
+    return {} if field is None else {"group_by": field}
 
 
 def _described(

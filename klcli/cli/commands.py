@@ -1,7 +1,7 @@
 """The commands: each calls one public function and shows what comes back."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -47,6 +47,7 @@ from klcli.cli.source_options import source_options
 from klcli.errors import ExitCode
 
 if TYPE_CHECKING:
+    from klcli.errors import Notice
     from klcli.judge.report import Report
 
 PLACES = (
@@ -156,9 +157,9 @@ def record(model: str, corpus: tuple[str, ...], output: str, quiet: bool, **opti
     with progress_hooks(quiet) as hooks:
         done = run(model, [Named(path) for path in corpus], output, **(options | hooks))
     if not quiet:
-        for warning in (done.reason, *(notice.message for notice in done.notices)):
-            if warning is not None:
-                say(f"Warning: {warning}")
+        if done.reason is not None:
+            say(f"Warning: {done.reason}")
+        _say_notices(done.notices)
         new = done.rows - done.rows_before
         say(f"{output}: {done.kind}, {done.rows:,} tokens ({new:,} new), {done.bytes:,} bytes")
     return ExitCode.DONE
@@ -183,11 +184,10 @@ def answer(model: str, prompts: tuple[str, ...], output: str, quiet: bool, **opt
     """  # noqa: D301
     from klcli.api import answer as run
 
-    with progress_hooks(quiet) as hooks:
+    with progress_hooks(quiet, "answers") as hooks:
         done = run(model, [Named(path) for path in prompts], output, **(options | hooks))
     if not quiet:
-        for notice in done.notices:
-            say(f"Warning: {notice.message}")
+        _say_notices(done.notices)
         cut = f", {done.cut:,} cut at --max-new-tokens" if done.cut else ""
         say(f"{output}: {done.answers:,} answers ({done.new:,} new), {done.tokens:,} tokens{cut}")
     return ExitCode.DONE
@@ -229,8 +229,8 @@ def layers(
         files = [Named(path) for path in corpus]
         found = run(reference, candidate, files, **(options | hooks))
     write_outputs(found, outputs, endings=LAYERS_ENDINGS, writers=room.WRITERS)
-    for warning in () if quiet else found.warnings:
-        say(f"Warning: {warning.message}")
+    if not quiet:
+        _say_notices(found.warnings)
     print_result(found, format_, room)
     return ExitCode.DONE
 
@@ -367,6 +367,11 @@ def explain(word: str | None) -> int:
         else:
             page.explain(word, StreamConsole())
     return ExitCode.DONE
+
+
+def _say_notices(notices: Iterable["Notice"]) -> None:
+    for notice in notices:
+        say(f"{'Warning: ' if notice.is_warning else ''}{notice.message}")
 
 
 def _places(**options: Any) -> list[str]:

@@ -20,7 +20,8 @@ class Pace:
     soon as there is another: kernels are compiled and memory is found in it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, noun: str = "tokens") -> None:
+        self.noun = noun
         self.done, self.total = 0, 0
         self._begun = self._first = self._last = _Mark(0.0, 0)
         self._tokens, self._seconds = 0, 0.0
@@ -68,14 +69,14 @@ class Pace:
     def line(self, *, short: bool = False) -> str:
         """Where this pass stands, in one line."""
         done, total = f"{self.done:,}", f"{self.total:,}"
-        parts = [f"{done}/{total}" if short else f"{done} of {total} tokens"]
+        parts = [f"{done}/{total}" if short else f"{done} of {total} {self.noun}"]
         rate, left = self.rate, self.left
         if rate is not None and left is not None:
-            speed = f"{rate:,.0f}/s" if short else f"{rate:,.0f} tokens/s"
+            speed = f"{rate:,.0f}/s" if short else f"{rate:,.0f} {self.noun}/s"
             parts += [f"{duration(left)} left", speed]
         return "  ".join([*parts, duration(self.elapsed)])
 
     def closing(self) -> str:
         """What was done in all, in one line."""
         rate = self.tokens / self.seconds if self.seconds else 0.0
-        return f"{self.tokens:,} tokens in {duration(self.seconds)}, {rate:,.0f} tokens/s"
+        return f"{self.tokens:,} {self.noun} in {duration(self.seconds)}, {rate:,.0f} {self.noun}/s"

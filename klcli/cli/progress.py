@@ -12,14 +12,17 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def progress_hooks(quiet: bool) -> Iterator[dict[str, Callable[..., None]]]:
-    """Callbacks that tell on stderr where a run stands, and how long it took once it is done."""
+def progress_hooks(quiet: bool, noun: str = "tokens") -> Iterator[dict[str, Callable[..., None]]]:
+    """Callbacks that tell on stderr where a run stands, and how long it took once it is done.
+
+    ``noun`` is what is counted.
+    """
     if quiet:
         yield dict.fromkeys(("progress", "status", "announce"), lambda *_: None)
         return
     from klcli.render.terminal import StreamConsole
 
-    console, pace = StreamConsole(stderr=True), Pace()
+    console, pace = StreamConsole(stderr=True), Pace(noun)
     with _drawn(pace, console) if console.is_terminal else _said(pace) as hooks:
         yield hooks
     if pace.tokens:
@@ -55,7 +58,7 @@ class Forecast:
             return
         if left > self.LONG:
             self._show(
-                f"{pace.done:,} of {pace.total:,} tokens are scored, about {left / 60:.0f} min left"
+                f"{pace.done:,} of {pace.total:,} {pace.noun} done, about {left / 60:.0f} min left"
             )
         self._show = None
 

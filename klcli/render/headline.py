@@ -60,7 +60,7 @@ def headlines(report: Report) -> list[Headline]:
 def other_warnings(report: Report) -> list[Notice]:
     """The warnings that are about none of these numbers."""
     shown = _parts(report)
-    return [one for one in report.warnings if _home(one, shown) is None]
+    return [one for one in report.warnings if one.is_warning and _home(one, shown) is None]
 
 
 def _parts(report: Report) -> dict[str, list[str]]:

@@ -111,7 +111,8 @@ def _parts(report: Result) -> Iterator[str]:
     yield "</table>"
     if report.distribution is not None and any(report.distribution.counts):
         yield _histogram(report.distribution)
-    for warning in report.warnings[:_MOST_WARNINGS]:
+    warnings = [one for one in report.warnings if one.is_warning]
+    for warning in warnings[:_MOST_WARNINGS]:
         message = keep_start(visible(warning.message, keep_spaces=True), _CELLS)
         yield f"<p><em>Warning: {escape(message)}</em></p>"
 

@@ -123,11 +123,14 @@ def _lines(parts: Iterable[Text], console: Console, room: int | None = None) -> 
 def _print_remarks(report: Report, console: Console, view: View) -> None:
     """Warnings that are about no single number, and how much of the text was read."""
     about = {one.message for one in report.warnings}
+    said = summary.information(report)
     missing = [one for one in summary.warnings(report, view) if one not in about]
     others = [*(one.message for one in other_warnings(report)), *missing]
     until = summary.until_remarks(report)
-    if others or until:
+    if others or until or said:
         console.print()
+    for message in said:
+        print_hanging(Text(" " * _INDENT), Text(visible(message, keep_spaces=True), "dim"), console)
     for warning in others:
         label = Text.assemble(" " * _INDENT, ("! ", "yellow"))
         print_hanging(label, Text(visible(warning, keep_spaces=True)), console)

@@ -149,6 +149,7 @@ def facts(report: Report) -> list[Fact]:
         *_corpus_fact(report.corpora),
         Fact("windows", "", windows_of(report.protocol)),
         Fact("scored", "", _counts(report.counts)),
+        *(Fact("read", "", message) for message in information(report)),
         *_shard_fact(report.shard),
     ]
 
@@ -273,7 +274,12 @@ def warnings(report: Report, view: View) -> list[str]:
         for by in view.ordered_slices
         if by not in sliced
     ]
-    return [*(warning.message for warning in report.warnings), *missing]
+    return [*(one.message for one in report.warnings if one.is_warning), *missing]
+
+
+def information(report: Report) -> list[str]:
+    """How the data was read, where that is not plain."""
+    return [one.message for one in report.warnings if not one.is_warning]
 
 
 def flips(report: Report) -> list[str]:

@@ -97,6 +97,7 @@ def _read_file(path: str, split: DocumentSplit, fields: Fields) -> Dataset:
         sha256=hashlib.sha256(raw).hexdigest(),
         examples=tuple(examples),
         notices=tuple(notices),
+        group_by=fields.group_by if ending in READERS else None,
     )
 
 
@@ -148,6 +149,7 @@ def _read_folder(folder: Path, split: DocumentSplit, fields: Fields) -> Dataset:
         sha256=digest.hexdigest(),
         examples=tuple(example for part in parts for example in part.examples),
         notices=tuple(notices),
+        group_by=next((part.group_by for part in parts if part.group_by), None),
     )
 
 

@@ -62,9 +62,11 @@ class Dataset:
     Attributes:
         sha256: of its text as read.
         notices: which fields were read, and what else a reader should know.
+        group_by: the field that its examples are grouped by.
     """
 
     name: str
     sha256: str
     examples: tuple[Example, ...]
     notices: tuple[Notice, ...] = ()
+    group_by: str | None = None
