@@ -226,7 +226,8 @@ _gate_options = section(
         multiple=True,
         metavar="EXPR",
         help="Fail with exit code 3 unless it holds, as in 'kl.mean<=0.01': any metric (see "
-        "klcli explain), one of <= >= < >, and a number or percentage. Can be given several times.",
+        "klcli explain), one of <= >= < >, and a number or percentage. 'wiki.txt:kl<=0.01' is "
+        "about one of several texts, or groups. Can be given several times.",
     ),
     click.option(
         "--gate-confidence",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from klcli.errors import UsageError
-from klcli.judge.gate import Gate
+from klcli.judge.gate import Gate, Rules, judge_one
 from klcli.judge.grammar import parse_gate
 from klcli.judge.metrics import COMPARE_METRICS
 from klcli.judge.one_text import check_texts, corpus_or_group
@@ -79,3 +79,14 @@ def test_a_text_that_is_not_there_is_a_usage_error(
 def test_without_any_text_the_name_is_to_be_left_out() -> None:
     with pytest.raises(UsageError, match="no text has a name here"):
         check_texts([parse("wiki.txt:kl<=1")], [], [])
+
+
+@pytest.mark.parametrize(("excluded", "expected"), [(0, "pass"), (3, "fail")])
+def test_the_excluded_tokens_that_count_are_those_of_the_text(excluded: int, expected: str) -> None:
+    of_all = Rules(excluded=7, allow_excluded=False, tokens=100)
+    rules = of_all.about({"excluded": excluded, "tokens": 40})
+    result = judge_one(parse("wiki.txt:kl<=1"), {"kl": {"mean": 0.5}}, rules)
+    assert result.verdict == expected
+    assert rules.tokens == 40
+    if excluded:
+        assert "3 tokens are excluded" in (result.reason or "")
