@@ -17,7 +17,7 @@ from klcli.text.turns import ANSWERING, TEMPLATE, Rendering, Span, Turns, find_t
 NAMED = 3
 """How many conversations, and how many reasons, a notice names."""
 FAILS = "its chat template fails"
-NOTHING_ELSE = "the answers are reasoning alone; see --score-reasoning"
+ONLY_REASONING = "there is nothing but reasoning in it; see --score-reasoning"
 
 REASONING_MARKS = (
     ("<think>", "</think>"),
@@ -56,8 +56,10 @@ def render_all(
         answers[turns.told] += sum(len(made.answers) for made in turns.renderings)
         rendered += bool(found)
         documents += found
+        if turns.renderings and not found:
+            lost.append((one.name, ONLY_REASONING))
     if not documents:
-        raise CorpusError(f"nothing to score: {_left_out(lost) if lost else NOTHING_ELSE}")
+        raise CorpusError(f"nothing to score: {_left_out(lost)}")
     notices = [_about(template, answers, rendered, scope.score)]
     if lost:
         notices.append(Notice(code="left_out", message=_left_out(lost)))

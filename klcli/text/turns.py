@@ -103,7 +103,7 @@ def _turns(conversation: Conversation, template: ChatTemplate, score: Score) -> 
 
 def turn_of(messages: Sequence[Message], number: int) -> int:
     """Which turn a message belongs to: a question of the user begins one."""
-    return max(1, sum(one["role"] == "user" for one in messages[: number + 1]))
+    return max(1, [one["role"] for one in messages[: number + 1]].count("user"))
 
 
 def is_answer(message: Message) -> bool:
@@ -214,23 +214,24 @@ class _Renderer:
             return f"the chat template fails on what stands before it: {error}"
         if not text.startswith(before):
             return NOT_CONTINUED
-        answered = self._ended(text, message)
+        answered = before + self._ended(text[len(before) :], message)
         start = len(before) + (0 if is_asked else _header(answered[len(before) :], message))
         if not answered[start:].strip():
             return NOT_CONTINUED
         return Span(number, start, len(answered)), answered
 
-    def _ended(self, text: str, message: Message) -> str:
-        """The text up to where the model stops: white space behind its last token is not its own.
+    def _ended(self, added: str, message: Message) -> str:
+        """An answer up to where the model stops: white space behind its last token is not its own.
 
         Where the template marks no end the white space is all that ends the answer.
         """
-        answered = text.rstrip()
+        answered = added.rstrip()
         if answered.endswith(tuple(filter(None, self.template.special_tokens.values()))):
             return answered
-        content = _content(message).rstrip()
-        is_open = bool(content) and answered.endswith(content)
-        return text if is_open and not message.get("tool_calls") else answered
+        content = _content(message).strip()
+        _, found, rest = added.partition(content) if content else ("", "", "")
+        is_open = bool(found) and not rest.strip() and not message.get("tool_calls")
+        return added if is_open else answered
 
     def _text(self, count: int, *, asks: bool = False) -> str:
         """The text of the first messages."""
@@ -285,7 +286,7 @@ def _header(added: str, message: Message) -> int:
 
 def _tiled(borders: Iterator[tuple[int | None, str]], length: int) -> Iterator[Region]:
     start, is_certain, number = 0, True, 0
-    for number, (border, role) in enumerate(borders):  # noqa: B007
+    for number, (border, role) in enumerate(borders):
         if border is None:
             is_certain = False
         elif border > start:
