@@ -59,11 +59,18 @@ def render_all(
         if turns.renderings and not found:
             lost.append((one.name, ONLY_REASONING))
     if not documents:
-        raise CorpusError(f"nothing to score: {_left_out(lost)}")
+        raise CorpusError(f"nothing to score: {_left_out(lost)}{_way_out(lost)}")
     notices = [_about(template, answers, rendered, scope.score)]
     if lost:
         notices.append(Notice(code="left_out", message=_left_out(lost)))
     return documents, notices + _advice(conversations, template)
+
+
+def _way_out(lost: Sequence[tuple[str, str]]) -> str:
+    """What to do where the template is the reason that nothing is left."""
+    if any("chat template" in reason for _, reason in lost):
+        return ": give another with --chat-template FILE"
+    return ""
 
 
 def _about(template: ChatTemplate, answers: Counter[str], rendered: int, score: Score) -> Notice:

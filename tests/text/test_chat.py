@@ -293,7 +293,8 @@ class TestLeftOut:
     """What cannot be scored is counted and named, with the reason."""
 
     def test_an_answer_whose_text_does_not_continue_the_prompt(self) -> None:
-        with pytest.raises(CorpusError, match=r"does not continue the prompt \(chat#1\)"):
+        why = r"does not continue the prompt \(chat#1\): give another with --chat-template FILE"
+        with pytest.raises(CorpusError, match=why):
             rendered(shapes.DEEPSEEK_R1, conversation(*THOUGHT))
 
     def test_a_conversation_whose_system_turn_the_template_refuses(self) -> None:
