@@ -229,12 +229,14 @@ def report(
     allow_excluded: bool = False,
     outliers: int | None = None,
     keep_top: KeepTop = "outliers",
+    slice_regex: Sequence[str] = (),
 ) -> Report:
     """Show a saved run again, under these gates.
 
     Args:
         run: a folder kept with ``run``, or a report (.json), which holds no single tokens.
-        gates, gate_confidence, baseline, allow_excluded, outliers, keep_top: as for ``compare``.
+        gates, gate_confidence, baseline, allow_excluded, outliers, keep_top, slice_regex: as for
+            ``compare``.
 
     Raises:
         KlcliError: it cannot be read, or what is asked for needs tokens that are not there.
@@ -249,6 +251,7 @@ def report(
         allow_excluded=allow_excluded,
         outliers=outliers,
         keep_top=keep_top,
+        slice_regex=slice_regex,
     )
     return Report.of(review(wanted))
 

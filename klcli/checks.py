@@ -15,6 +15,7 @@ from klcli.align.files import refuse_text, refuse_window_options
 from klcli.answer_request import Answering
 from klcli.errors import KlcliError, OutputError, SourceError, UsageError
 from klcli.judge.baseline import BaselineRun
+from klcli.judge.one_text import check_datasets
 from klcli.judge.saved import open_baseline
 from klcli.measure.shard import WHOLE
 from klcli.rank_request import RankRequest
@@ -56,6 +57,7 @@ def check_measurement(request: Measurement, world: int) -> Inputs:
         RUN.check_place(Path(run))
         check_going_on(Path(run), _known(request))
     corpora = read_datasets(request.corpora, request.scope.split, request.fields)
+    check_datasets(request.limits.parsed, corpora)
     baseline = open_baseline(request.limits.baseline)
     if baseline is not None:
         baseline.check_command("compare" if len(request.specs) == 2 else "perplexity")
@@ -79,6 +81,7 @@ def check_ranking(request: RankRequest) -> tuple[Inputs, list[KlcliError | None]
     first = request.pairs[0]
     _check_text(first)
     corpora = read_datasets(first.corpora, first.scope.split, first.fields)
+    check_datasets(first.limits.parsed, corpora)
     check_source(first.specs[0], first.loads[0])
     baseline = open_baseline(first.limits.baseline)
     if baseline is not None:

@@ -23,6 +23,7 @@ from klcli.hooks import Hooks
 from klcli.judge.gate import Gate, interval_fields
 from klcli.judge.grammar import parse_gate
 from klcli.judge.metrics import COMPARE_METRICS, PERPLEXITY_METRICS
+from klcli.judge.patterns import NamedPattern, parse_patterns
 from klcli.judge.until import Goal, parse_until
 from klcli.keywords import (
     AnyPath,
@@ -74,6 +75,12 @@ class Limits:
         relative = [gate.text for gate in gates if gate.relative]
         if relative and self.baseline is None:
             raise UsageError(f"--gate {relative[0]!r} refers to a baseline: give --baseline RUN")
+        on_one = [gate.text for gate in gates if gate.relative and gate.of is not None]
+        if on_one and confidence is not None:
+            raise UsageError(
+                f"--gate {on_one[0]!r}: one text is held against a baseline by its number alone: "
+                "leave out --gate-confidence, or gate all texts together"
+            )
         object.__setattr__(self, "gates", texts)
         object.__setattr__(self, "parsed", gates)
 
@@ -127,7 +134,8 @@ class Measurement:
     """What ``compare`` and ``perplexity`` have in common: sources are scored on a text.
 
     ``specs`` are what the user named, one source or the reference and the candidate, and ``loads``
-    how each is opened. ``goal`` is what ``stopping.until`` says. ``keep_top`` says of which tokens
+    how each is opened. ``goal`` is what ``stopping.until`` says, and ``patterns`` what
+    ``slice_regex`` does. ``keep_top`` says of which tokens
     the report has the most probable tokens, and ``command_line`` is what the user typed.
 
     Raises:
@@ -151,13 +159,20 @@ class Measurement:
     noise_floor: NoiseFloor | None = None
     slice_regex: Sequence[str] = ()
     calibration: str | None = None
+    patterns: tuple[NamedPattern, ...] = field(init=False)
     goal: Goal | None = field(init=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
+        object.__setattr__(self, "patterns", parse_patterns(self.slice_regex))
         goal, until = None, self.stopping.until
         if until is not None:
             goal = parse_until(until, self.limits.parsed, known=self.limits.metrics)
+            if on_one := [gate.text for gate in self.limits.parsed if gate.of is not None]:
+                raise UsageError(
+                    f"--gate {on_one[0]!r}: --until decides gates on all texts together: leave one "
+                    "out, or give that text alone"
+                )
             if self.keeping.run is not None:
                 raise UsageError(
                     "--until ends a run early, and --run keeps whole ones: leave one out"
@@ -231,7 +246,8 @@ class Review:
     """What ``report`` is asked for: a saved run, or a report (.json), under other limits.
 
     ``outliers`` is how many are shown, None for as many as the run was made with, and ``keep_top``
-    says of which tokens the report has the most probable tokens.
+    says of which tokens the report has the most probable tokens. Without ``slice_regex`` the run is
+    sliced by the patterns that it was made with.
     """
 
     run: str
@@ -241,10 +257,13 @@ class Review:
     allow_excluded: bool = False
     outliers: int | None = at_least(0)
     keep_top: KeepTop = "outliers"
+    slice_regex: Sequence[str] = ()
+    patterns: tuple[NamedPattern, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
         _check_confidence(self.gate_confidence)
+        object.__setattr__(self, "patterns", parse_patterns(self.slice_regex))
 
     def limits(self, metrics: Metrics) -> Limits:
         """The limits, once it is known of which command the run is.

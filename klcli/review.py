@@ -7,8 +7,9 @@ from pathlib import Path
 from klcli.errors import UsageError
 from klcli.judge.clusters import LEVEL
 from klcli.judge.conclude import Judging
-from klcli.judge.gate import Rules, judge, overall
+from klcli.judge.gate import Rules, judge_one, overall
 from klcli.judge.metrics import fields_of
+from klcli.judge.one_text import text_of
 from klcli.judge.report import Report
 from klcli.judge.saved import conclude_runs, open_baseline, read_saved_report
 from klcli.measure.shard import check_whole, parse_shard
@@ -29,7 +30,7 @@ def review(request: Review) -> Report:
     saved = open_run(Path(request.run))
     limits = request.limits(fields_of(paired=saved.facts.paired))
     outliers = saved.facts.outliers if request.outliers is None else request.outliers
-    return conclude_runs([saved], _judging(limits), outliers, request.keep_top)
+    return conclude_runs([saved], _judging(limits), outliers, request.keep_top, request.patterns)
 
 
 def merge(runs: Sequence[str], output: str) -> Report:
@@ -59,6 +60,10 @@ def _judging(limits: Limits) -> Judging:
 def _judged_again(given: Report, request: Review) -> Report:
     """A report that was read from a file, under other gates."""
     limits = request.limits(fields_of(paired=given.command == "compare"))
+    if request.patterns:
+        raise UsageError(
+            "a report holds no tokens to slice by --slice-regex: give the run's folder"
+        )
     if limits.parsed and given.shard is not None:
         check_whole(parse_shard(given.shard))
     if limits.gate_confidence not in (None, LEVEL):
@@ -74,5 +79,8 @@ def _judged_again(given: Report, request: Review) -> Report:
         confidence=limits.gate_confidence,
         tokens=given.counts["tokens"] or 0,
     )
-    results = judge(limits.parsed, given.metrics, rules)
+    results = []
+    for gate in limits.parsed:
+        text = text_of(given, gate)
+        results.append(judge_one(gate, text.metrics, rules.about(text.counts)))
     return replace(given, gates=results, verdict=overall(results))

@@ -18,6 +18,7 @@ from klcli.judge.baseline import BaselineRun
 from klcli.judge.clusters import LEVEL
 from klcli.judge.conclude import BOUNDED, Judging, conclude
 from klcli.judge.findings import about_shift
+from klcli.judge.one_text import check_table
 from klcli.judge.report import Finding, Report
 from klcli.judge.sequential import draw_order
 from klcli.judge.until import Until
@@ -247,6 +248,7 @@ def _prepare(
     sources = opened.sources
     found = align(sources, opened.corpora, opened.scope)
     alignment = replace(found, notices=(*opened.notices, *found.notices))
+    check_table(request.limits.parsed, alignment.table)
     if any(source.is_live for source in sources):
         _announce(alignment.table, request.hooks)
     return _Job(
@@ -259,6 +261,7 @@ def _prepare(
             vocabulary_size=alignment.vocabulary_size,
             conditions=conditions_of(sources, request.command_line),
             notices=alignment.notices,
+            slice_regex=tuple(request.slice_regex),
         ),
         judging=_judging(request, alignment.table, sources, baseline),
         batch_tokens=request.batch_tokens or batch_tokens_for(s.device for s in sources),
@@ -356,6 +359,7 @@ def _concluded(job: _Job, evaluation: Evaluation, noise_floor: dict[str, Any] | 
         shown_outliers=job.facts.outliers,
         noise_floor=noise_floor,
         findings=_shifted(job, evaluation),
+        patterns=job.request.patterns,
         shard=job.request.keeping.part,
     )
 

@@ -386,6 +386,7 @@ def _run(
     details: bool,
     tokens: TokenChoice,
     slices: tuple[SliceBy, ...],
+    slice_regex: tuple[str, ...],
     format_: Format,
     outputs: tuple[str, ...],
     quiet: bool,
@@ -410,10 +411,12 @@ def _run(
     if outliers is not None:
         options["outliers"] = outliers
     with progress_hooks(quiet or not torchrun.is_first_rank()) as hooks:
-        report = job(**options, **hooks)
+        report = job(slice_regex=slice_regex, **options, **hooks)
     if not torchrun.is_first_rank():
         return ExitCode.DONE
     shown = FIRST_OUTLIERS if outliers is None else outliers
+    if slice_regex:
+        slices = (*slices, "regex")
     view = View(details=details, tokens=tokens, outliers=shown, slices=slices)
     write_outputs(report, outputs, view)
     if browse:

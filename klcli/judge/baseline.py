@@ -10,6 +10,7 @@ from klcli.judge.clusters import LEVEL, Clusters, cosine_degrees, degrees_of_fre
 from klcli.judge.gate import Gate, interval_of
 from klcli.judge.intervals import Metric, mean_with_error
 from klcli.judge.metrics import BOUNDS
+from klcli.judge.one_text import text_of
 from klcli.judge.report import Command, Report
 from klcli.judge.student import student_t
 from klcli.judge.token_means import token_mean
@@ -64,8 +65,12 @@ class BaselineComparison:
     clusters: Clusters
 
     def value(self, gate: Gate) -> float | None:
-        """The baseline's number."""
-        return self.baseline.report.metrics.get(gate.metric, {}).get(gate.field)
+        """The baseline's number; that of the same text for a gate on one."""
+        try:
+            text = text_of(self.baseline.report, gate)
+        except UsageError:  # there is no such text
+            return None
+        return text.metrics.get(gate.metric, {}).get(gate.field)
 
     def difference(
         self, gate: Gate, metric: Metric, confidence: float

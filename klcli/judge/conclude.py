@@ -8,13 +8,12 @@ import numpy as np
 
 from klcli.align.alignment import Alignment
 from klcli.errors import Notice
-from klcli.judge import gate, statistics
+from klcli.judge import gate, one_text, several, statistics
 from klcli.judge.answers import find_answers
 from klcli.judge.baseline import BaselineRun
 from klcli.judge.clusters import Bools, Clusters
 from klcli.judge.counts import (
     clusters_of,
-    corpus_of_windows,
     count,
     describe_clusters,
     tells_text,
@@ -24,7 +23,8 @@ from klcli.judge.gate import Gate
 from klcli.judge.intervals import Metric
 from klcli.judge.notices import find_notices, shard_notices
 from klcli.judge.passages import find_passages
-from klcli.judge.report import Command, CorpusResult, Finding, Report, Tokens
+from klcli.judge.patterns import NamedPattern
+from klcli.judge.report import Command, Finding, Report, Tokens
 from klcli.judge.shape import along_of, distribution_of
 from klcli.judge.shown_outliers import find_outliers, read
 from klcli.judge.signature import signature
@@ -63,14 +63,16 @@ def conclude(
     shown_outliers: int,
     noise_floor: Mapping[str, Any] | None = None,
     findings: Sequence[Finding] = (),
+    patterns: Sequence[NamedPattern] = (),
     shard: Shard = WHOLE,
 ) -> Report:
     """Estimate, find the outliers, judge the gates, and put it all into one report.
 
-    ``noise_floor`` and ``findings`` are what was seen by reading the sources again.
+    ``noise_floor`` and ``findings`` are what was seen by reading the sources again. What
+    ``patterns`` match in the text is sliced off.
 
     Raises:
-        UsageError: gates are to be judged by a ``shard`` of a run.
+        UsageError: gates are to be judged by a ``shard`` of a run, or on a text that is not there.
     """
     if judging.gates:
         check_whole(shard)
@@ -79,11 +81,11 @@ def conclude(
     everything = np.ones(len(scores), dtype=np.bool_)
     counts = count(scores, alignment, everything)
     metrics = statistics.summarise(scores, clusters, everything, is_text=tells_text(counts))
-    corpora = _corpus_results(scores, alignment, clusters)
+    corpora = several.corpus_results(scores, alignment, clusters)
     about_clusters = describe_clusters(scores, clusters)
     shown, flagged = find_outliers(evaluation, alignment, shown_outliers)
     lower_bounds = BOUNDED if "topk" in evaluation.kinds.values() and scores.paired else ()
-    slices = slice_tokens(scores, alignment.table, alignment.names)
+    slices = slice_tokens(scores, alignment.table, alignment.names, patterns)
     results, notices = _judge(judging, metrics, counts, lower_bounds, scores, alignment, clusters)
     causes = find_causes(scores, alignment, conditions.models, slices, noise_floor)
     command: Command = "compare" if scores.paired else "perplexity"
@@ -96,7 +98,9 @@ def conclude(
         counts={**counts, "outliers": int(flagged.sum())} if scores.paired else counts,
         clusters=about_clusters,
         metrics=metrics,
-        macro=_macro(corpora) if len(corpora) > 1 else None,
+        macro=several.macro_of(corpora) if len(corpora) > 1 else None,
+        macro_intervals=several.intervals_of(corpora) if len(corpora) > 1 else None,
+        groups=several.group_results(scores, alignment, clusters),
         corpora=corpora,
         lower_bounds=lower_bounds,
         outliers=shown,
@@ -154,47 +158,25 @@ def _judge(
     )
     if judging.confidence is not None and judging.confidence != clusters.level:
         everything = np.ones(len(scores), dtype=np.bool_)
-        sure = replace(clusters, level=judging.confidence)
-        metrics = statistics.summarise(scores, sure, everything, is_text=tells_text(counts))
+        clusters = replace(clusters, level=judging.confidence)
+        metrics = statistics.summarise(scores, clusters, everything, is_text=tells_text(counts))
     notices = baseline.notices() if baseline is not None and judging.confidence else []
-    return gate.judge(judging.gates, metrics, rules), notices
+    results = [
+        gate.judge_one(one, metrics, rules)
+        if one.of is None
+        else _judge_text(one, rules, scores, alignment, clusters)
+        for one in judging.gates
+    ]
+    return results, notices
 
 
-def _corpus_results(
-    scores: TokenScores, alignment: Alignment, clusters: Clusters
-) -> list[CorpusResult]:
-    corpus = corpus_of_windows(alignment.table)
-    tokens = alignment.table.window_tokens
-    results = []
-    for number, one in enumerate(alignment.table.corpora):
-        own = np.repeat(corpus == number, tokens)
-        counts = count(scores, alignment, own)
-        metrics = statistics.summarise(scores, clusters, own, is_text=tells_text(counts))
-        results.append(
-            CorpusResult(name=one.name, sha256=one.sha256, counts=counts, metrics=metrics)
-        )
-    return results
-
-
-def _macro(corpora: Sequence[CorpusResult]) -> dict[str, float | None]:
-    """Means of the corpora's means, each corpus counting the same; perplexity is exp of such."""
-    macro: dict[str, float | None] = {}
-    for name, metric in corpora[0].metrics.items():
-        if "mean" in metric:
-            means = [corpus.metrics[name]["mean"] for corpus in corpora]
-            macro[name] = _mean_of_known(means)
-    for name in [name for name in macro if name.startswith("nll")]:
-        mean = macro[name]
-        perplexity = {"nll_difference": "perplexity_ratio"}.get(
-            name, name.replace("nll", "perplexity")
-        )
-        macro[perplexity] = None if mean is None else statistics.exp(mean)
-    return macro
-
-
-def _mean_of_known(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
+def _judge_text(
+    one: Gate, rules: gate.Rules, scores: TokenScores, alignment: Alignment, clusters: Clusters
+) -> gate.GateResult:
+    """The verdict of a gate on one of several texts: by its tokens alone."""
+    own = one_text.tokens_of(alignment.table, one)
+    counts, metrics = several.measure(scores, alignment, clusters, own)
+    return gate.judge_one(one, metrics, rules.about(counts))
 
 
 def _tokens(

@@ -51,7 +51,6 @@ def find_causes(
         found += _of_settings(visible_in(settings, longest))
         found += _of_position(scores, table)
         found += _of_kinds(slices, kl)
-        found += _of_special(scores, alignment, kl)
         found += _of_documents(scores, table)
     return [*found, *_not_seen(settings, longest)]
 
@@ -126,21 +125,6 @@ def _of_kinds(slices: Sequence[Slice], kl: float) -> Iterator[Finding]:
         mean, share = one.means["kl"], one.means["share"]
         if mean is not None and share is not None and _is_heavy(share, one.tokens, tokens):
             yield _share(f"{one.slice} tokens", share, one.tokens, tokens, mean / kl)
-
-
-def _of_special(scores: TokenScores, alignment: Alignment, kl: float) -> Iterator[Finding]:
-    """Special tokens of the text: those that a model sees in chats, and a converter may lose."""
-    special = getattr(alignment.names, "control_ids", ())
-    total = own = 0.0
-    tokens = count = 0
-    for _, part in scores.blocks():
-        known = ~part["excluded"]
-        inside = known & np.isin(part["token_id"], special)
-        total += float(part["kl"][known].sum())
-        own += float(part["kl"][inside].sum())
-        tokens, count = tokens + int(known.sum()), count + int(inside.sum())
-    if count and total > 0 and _is_heavy(own / total, count, tokens):
-        yield _share("special tokens", own / total, count, tokens, own / count / kl)
 
 
 def _of_documents(scores: TokenScores, table: WindowTable) -> Iterator[Finding]:

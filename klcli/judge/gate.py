@@ -35,7 +35,8 @@ _GROWING = ("mean", "min", "max", *QUANTILES)
 class Gate:
     """One limit: ``metric.field`` on one side, a number on the other.
 
-    A ``relative`` limit is that many times the number of a baseline.
+    A ``relative`` limit is that many times the number of a baseline. ``of`` is the name of the one
+    text that it is about, None for all.
     """
 
     text: str
@@ -44,6 +45,7 @@ class Gate:
     operator: Operator
     limit: float
     relative: bool = False
+    of: str | None = None
 
     def holds(self, value: float, limit: float) -> bool:
         """Whether a value is inside a limit."""
@@ -111,6 +113,10 @@ class Rules:
     baseline: Baseline | None = None
     tokens: int = 0
 
+    def about(self, counts: Mapping[str, int | None]) -> "Rules":
+        """The same for the tokens of one text, by what was counted of it."""
+        return replace(self, excluded=counts["excluded"] or 0, tokens=counts["tokens"] or 0)
+
 
 def interval_fields(gate: Gate, metrics: Mapping[str, Sequence[str]]) -> tuple[str, str]:
     """The fields with the interval of a gate's number.
@@ -144,7 +150,12 @@ def judge(
     rules: Rules,
 ) -> list[GateResult]:
     """Hold every gate against the metrics."""
-    return [_judge_one(gate, metrics[gate.metric], rules) for gate in gates]
+    return [judge_one(gate, metrics, rules) for gate in gates]
+
+
+def judge_one(gate: Gate, metrics: Mapping[str, Metric], rules: Rules) -> GateResult:
+    """Hold a gate against the metrics of what it is about."""
+    return _judge_one(gate, metrics[gate.metric], rules)
 
 
 def overall(results: Sequence[GateResult]) -> Verdict | None:

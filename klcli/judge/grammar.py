@@ -1,7 +1,8 @@
 """How a gate is written: ``kl.p99<=0.5``, ``top1_agreement>=98%``, ``kl<1.1*baseline``.
 
 A metric, perhaps a field, one of ``<= >= < >``, and a limit: a number, a percentage, or a multiple
-of the baseline's. What is almost a gate is refused with what was probably meant.
+of the baseline's. The name of one text may stand in front, with a colon: ``wiki.txt:kl<=0.1``. What
+is almost a gate is refused with what was probably meant.
 """
 
 import math
@@ -38,11 +39,14 @@ def parse_gate(text: str, metrics: Fields) -> Gate:
     Raises:
         UsageError: no gate, an unknown metric or field, or a share above 1.
     """
-    match = _GATE.fullmatch(text)
+    of, colon, limits = text.rpartition(":")
+    if colon and not of.strip():
+        raise UsageError(f"--gate {text!r} has no name of a text before the colon: leave it out")
+    match = _GATE.fullmatch(limits)
     limit, relative = _limit(match[4]) if match else (None, False)
     if match is None or limit is None:
         raise UsageError(
-            f"--gate {text!r} is not a gate{_meant(text, metrics)}: write one like "
+            f"--gate {text!r} is not a gate{_meant(limits, of + colon, metrics)}: write one like "
             "'kl.mean<=0.01' or 'top1_agreement>=98%', or with --baseline one like "
             "'kl.mean<=1.1*baseline'"
         )
@@ -51,7 +55,7 @@ def parse_gate(text: str, metrics: Fields) -> Gate:
     field = field_named(what, metric, match[2], metrics[metric])
     gate = Gate(
         text=text, metric=metric, field=field, operator=cast(Operator, match[3]), limit=limit,
-        relative=relative,
+        relative=relative, of=of.strip() or None,
     )  # fmt: skip
     _check_share(gate, match[4])
     return gate
@@ -100,8 +104,11 @@ def _check_share(gate: Gate, limit: str) -> None:
     )
 
 
-def _meant(text: str, metrics: Fields) -> str:
-    """A gate that was probably meant, as a question; nothing where no slip explains the text."""
+def _meant(text: str, of: str, metrics: Fields) -> str:
+    """A gate that was probably meant, as a question; nothing where no slip explains the text.
+
+    ``of`` stands before it.
+    """
     better = "".join(text.split())
     for slip, operator in _SLIPS.items():
         better = better.replace(slip, operator)
@@ -115,7 +122,7 @@ def _meant(text: str, metrics: Fields) -> str:
         parse_gate(better, metrics)
     except UsageError:
         return ""
-    return f"; did you mean {better!r}?"
+    return f"; did you mean {of + better!r}?"
 
 
 def _limit(text: str) -> tuple[float | None, bool]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from klcli.align.alignment import Alignment
 from klcli.errors import Notice
-from klcli.judge.report import to_plain
+from klcli.judge.plain import to_plain
 from klcli.judge.shown_outliers import read
 from klcli.sources.conditions import Conditions
 

@@ -15,8 +15,10 @@ import numpy as np
 from klcli.judge.clusters import Clusters, Floats
 from klcli.judge.gate import GateResult, Verdict
 from klcli.judge.intervals import Metric, independent_error
-from klcli.judge.report import CorpusResult, Report, to_plain
+from klcli.judge.plain import to_plain
+from klcli.judge.report import Report
 from klcli.judge.standard_error import standard_error
+from klcli.judge.text_results import CorpusResult
 
 FORMAT = "klcli.rank"
 FORMAT_VERSION = 1

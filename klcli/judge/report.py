@@ -18,6 +18,8 @@ from klcli.errors import KlcliError, Notice
 from klcli.judge.clusters import Clusters
 from klcli.judge.gate import GateResult, Verdict
 from klcli.judge.intervals import Metric
+from klcli.judge.plain import metrics_of, number, numbers, to_plain
+from klcli.judge.text_results import CorpusResult, Groups, Interval, Macro, intervals_of
 from klcli.measure.scores import Alternatives, TokenScores
 
 FORMAT = "klcli.report"
@@ -28,16 +30,6 @@ OUTLIER_NUMBERS = ("kl", "score", "nll_reference", "nll_candidate")
 Command = Literal["compare", "perplexity"]
 Cause = Literal["settings", "position", "shift", "share", "not_seen"]
 TokenMetric = Literal["kl", "nll"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CorpusResult:
-    """What one corpus gave by itself."""
-
-    name: str
-    sha256: str
-    counts: Mapping[str, int | None]
-    metrics: Mapping[str, Metric]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +93,7 @@ class Slice:
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Slice":
         """Read what ``to_dict`` wrote."""
-        means = {k: _number(v) for k, v in row.items() if k not in ("by", "slice", "tokens")}
+        means = {k: number(v) for k, v in row.items() if k not in ("by", "slice", "tokens")}
         return cls(by=row["by"], slice=row["slice"], tokens=row["tokens"], means=means)
 
 
@@ -198,7 +190,7 @@ class Answers:
                 **data,
                 "survival": [Survival(**one) for one in data["survival"]],
                 "answers": [
-                    AnswerResult(**{**one, "kl": _number(one["kl"])}) for one in data["answers"]
+                    AnswerResult(**{**one, "kl": number(one["kl"])}) for one in data["answers"]
                 ],
             }
         )
@@ -230,7 +222,9 @@ class Report:
     """The result of a run.
 
     ``models`` has the keys ``reference`` and ``candidate``, or ``model``. ``metrics`` are over all
-    tokens; ``macro``, for several corpora, are means of the corpora's means. The metrics named in
+    tokens; ``macro``, for several corpora, are means of the corpora's means, and
+    ``macro_intervals`` their intervals; ``groups`` are those of the documents, None where nobody
+    asked for any. The metrics named in
     ``lower_bounds`` are at least what is shown. ``clusters`` says over which clusters of tokens the
     errors are taken, ``until`` how much of the text was needed where a run was to end early, and
     ``noise_floor`` by how much the reference differs from itself. ``shard`` is which part of a run
@@ -247,7 +241,9 @@ class Report:
     counts: Mapping[str, int | None]
     clusters: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Metric]
-    macro: Mapping[str, float | None] | None = None
+    macro: Macro | None = None
+    macro_intervals: Mapping[str, Interval] | None = None
+    groups: Groups | None = None
     corpora: Sequence[CorpusResult] = ()
     lower_bounds: Sequence[str] = ()
     outliers: Sequence[Outlier] = ()
@@ -282,6 +278,8 @@ class Report:
             "clusters": self.clusters,
             "metrics": self.metrics,
             "macro": self.macro,
+            "macro_intervals": self.macro_intervals,
+            "groups": None if self.groups is None else asdict(self.groups),
             "lower_bounds": self.lower_bounds,
             "corpora": [asdict(corpus) for corpus in self.corpora],
             "outliers": [asdict(outlier) for outlier in self.outliers],
@@ -329,10 +327,12 @@ class Report:
             environment=data["environment"],
             counts=data["counts"],
             clusters=data.get("clusters", {}),
-            metrics=_metrics(data["metrics"]),
-            macro=data["macro"] and {name: _number(mean) for name, mean in data["macro"].items()},
+            metrics=metrics_of(data["metrics"]),
+            macro=data["macro"] and numbers(data["macro"]),
+            macro_intervals=intervals_of(data.get("macro_intervals")),
+            groups=_groups(data.get("groups")),
             corpora=[
-                CorpusResult(**{**corpus, "metrics": _metrics(corpus["metrics"])})
+                CorpusResult(**{**corpus, "metrics": metrics_of(corpus["metrics"])})
                 for corpus in data["corpora"]
             ],
             lower_bounds=data["lower_bounds"],
@@ -369,41 +369,23 @@ def read_report(path: str) -> Report:
         raise KlcliError(f"{path}: {error}") from error
 
 
-def to_plain(value: Any) -> Any:
-    """A value as JSON has it: infinities as "inf" and "-inf", NaN as None."""
-    if isinstance(value, Mapping):
-        return {key: to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    return value
-
-
-def _number(value: Any) -> float | None:
-    return {"inf": math.inf, "-inf": -math.inf}.get(value, value) if value is not None else None
-
-
-def _metrics(data: Mapping[str, Any]) -> dict[str, Metric]:
-    return {
-        name: {field: _number(value) for field, value in metric.items()}
-        for name, metric in data.items()
-    }
+def _groups(data: Mapping[str, Any] | None) -> Groups | None:
+    return None if data is None else Groups.from_dict(data)
 
 
 def _gate_result(data: Mapping[str, Any]) -> GateResult:
     keys = ("value", "limit", "ci_low", "ci_high", "baseline")
-    numbers = {key: _number(data.get(key)) for key in keys}
-    limit = math.nan if numbers["limit"] is None else numbers["limit"]
-    return GateResult(**{**data, **numbers, "limit": limit})
+    known = {key: number(data.get(key)) for key in keys}
+    limit = math.nan if known["limit"] is None else known["limit"]
+    return GateResult(**{**data, **known, "limit": limit})
 
 
 def _noise_floor(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if data is None else {**data, "kl": _number(data["kl"])}
+    return None if data is None else {**data, "kl": number(data["kl"])}
 
 
 def _passage(data: Mapping[str, Any]) -> Passage:
-    return Passage(**{**data, "mean": _number(data["mean"])})
+    return Passage(**{**data, "mean": number(data["mean"])})
 
 
 def _distribution(data: Mapping[str, Any] | None) -> Distribution | None:
@@ -413,13 +395,13 @@ def _distribution(data: Mapping[str, Any] | None) -> Distribution | None:
 def _along(data: Mapping[str, Any] | None) -> Along | None:
     if data is None:
         return None
-    return Along(**{**data, "means": [_number(mean) for mean in data["means"]]})
+    return Along(**{**data, "means": [number(mean) for mean in data["means"]]})
 
 
 def _outlier(data: Mapping[str, Any]) -> Outlier:
-    numbers = {key: _number(data[key]) for key in OUTLIER_NUMBERS}
+    known = {key: number(data[key]) for key in OUTLIER_NUMBERS}
     tops = {
         key: [(text, probability) for text, probability in data[key]]
         for key in ("top_reference", "top_candidate")
     }
-    return Outlier(**{**data, **numbers, **tops})
+    return Outlier(**{**data, **known, **tops})

@@ -8,6 +8,7 @@ from klcli.align.alignment import Alignment
 from klcli.choices import KeepTop
 from klcli.judge.baseline import BaselineRun
 from klcli.judge.conclude import Judging, conclude
+from klcli.judge.patterns import NamedPattern, parse_patterns
 from klcli.judge.report import Report, read_report
 from klcli.measure.shard import WHOLE, check_whole, parse_shard
 from klcli.runs.folder import REPORT, SavedRun, facts_of, joined, open_run
@@ -16,11 +17,16 @@ from klcli.storage.files import check_file
 
 
 def conclude_runs(
-    runs: Sequence[SavedRun], judging: Judging, outliers: int, keep_top: KeepTop = "outliers"
+    runs: Sequence[SavedRun],
+    judging: Judging,
+    outliers: int,
+    keep_top: KeepTop = "outliers",
+    patterns: Sequence[NamedPattern] = (),
 ) -> Report:
     """The report of a saved run, or of all shards of one, worked out of their parts.
 
-    What only reading the models again would show is taken from the report of a single run.
+    Without ``patterns`` those of the run are sliced off. What only reading the models again would
+    show is taken from the report of a single run.
 
     Raises:
         SourceError: a part is missing, truncated or altered.
@@ -44,6 +50,7 @@ def conclude_runs(
         shown_outliers=outliers,
         noise_floor=printed.noise_floor if printed else None,
         findings=[one for one in printed.findings if one.cause == "shift"] if printed else (),
+        patterns=patterns or parse_patterns(facts.slice_regex),
         shard=runs[0].shard if len(runs) == 1 else WHOLE,
     )
     return replace(report, seconds=printed.seconds) if printed else report

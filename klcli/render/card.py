@@ -11,7 +11,8 @@ import yaml
 
 from klcli.judge.intervals import Metric
 from klcli.judge.metrics import METRICS
-from klcli.judge.report import Command, Report, to_plain
+from klcli.judge.plain import to_plain
+from klcli.judge.report import Command, Report
 from klcli.render import summary
 from klcli.render.models import name_of, short_names
 from klcli.render.text import visible

@@ -21,6 +21,7 @@ from klcli.render.drawing import LIGHT, WIDTH, Row, Theme, Words, chart_of, log_
 from klcli.render.models import labels_of
 from klcli.render.numbers import count, estimate, figure
 from klcli.render.summary import SLICED_BY, at_least, is_masked, scored_tokens
+from klcli.render.text import visible
 
 _SQUARE = 340
 _CELLS = 40
@@ -252,7 +253,7 @@ def _slice_row(report: Report, one: Slice) -> dict[str, Any]:
     value = "unknown" if mean is None else figure(mean)
     of_all = "" if share is None else f", {share:.0%} of all {_measure(report)}"
     return {
-        "slice": one.slice,
+        "slice": visible(one.slice, keep_spaces=True),
         "mean": mean if _is_finite(mean) else None,
         "said": f"{value} ({count(one.tokens, 'token')}{of_all})",
     }

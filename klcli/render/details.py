@@ -41,9 +41,10 @@ def print_details(report: Report, console: Console, view: View) -> None:
 
 
 def _print_metrics(report: Report, console: Console, view: View) -> None:
-    corpora = summary.corpus_table(report)
-    if corpora is not None and report.command == "perplexity":
-        print_compact(corpora, console)
+    texts = summary.text_tables(report)
+    if report.command == "perplexity":
+        for table in texts:
+            print_compact(table, console)
     values = summary.value_table(report)
     label = label_width(values, console)
     fitting = max(1, (console.width - label) // (NUMBER + 1))
@@ -56,8 +57,9 @@ def _print_metrics(report: Report, console: Console, view: View) -> None:
     if flips := summary.flips(report):
         print_hanging(Text(), Text("\n".join(flips)), console)
         console.print()
-    if corpora is not None and report.command == "compare":
-        print_compact(corpora, console)
+    if report.command == "compare":
+        for table in texts:
+            print_compact(table, console)
     if (survival := survival_table(report)) is not None:
         print_hanging(Text(), Text("\n".join(said_of_answers(report))), console)
         console.print()

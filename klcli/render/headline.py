@@ -206,7 +206,7 @@ def _limits(report: Report, name: str) -> Iterator[tuple[Verdict, str]]:
             gate = parse_gate(result.gate, metrics)
         except UsageError:  # in a file that somebody made
             continue
-        if gate.metric == name and gate.field in ("mean", "value", "net"):
+        if gate.of is None and gate.metric == name and gate.field in ("mean", "value", "net"):
             yield result.verdict, _limit(gate, result)
 
 

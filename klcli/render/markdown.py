@@ -119,8 +119,7 @@ def _warning_blocks(report: Report, view: View) -> Iterator[str]:
 
 
 def _tables(report: Report) -> Iterator[Table]:
-    if (corpora := summary.corpus_table(report)) is not None:
-        yield corpora
+    yield from summary.text_tables(report)
     yield from summary.spread_tables(report, list(summary.SPREAD))
     yield summary.value_table(report)
 

@@ -28,6 +28,8 @@ _INDENT, _LABEL = 2, 18
 """Cells before a line, and for a label and the blanks behind it."""
 _NARROW = 50
 """Cells below which labels have lines of their own."""
+_MOST_ROLES = 3
+"""Roles that are shown, those first that carry most."""
 _SHORT = 2
 """Findings, and lines of each, that are shown."""
 
@@ -36,6 +38,7 @@ def print_screen(report: Report, console: Console, view: View) -> None:
     """Print the first screen, and the slices and tokens that the view asks for."""
     for one in headlines(report):
         _print_headline(one, console)
+    _print_roles(report, console)
     _print_remarks(report, console, view)
     console.print()
     _print_tables(report, console, view)
@@ -59,6 +62,24 @@ def _print_headline(one: Headline, console: Console) -> None:
     for warning in one.warnings:
         label = Text.assemble(" " * _content(console), ("! ", "yellow"))
         print_hanging(label, Text(visible(warning, keep_spaces=True)), console)
+
+
+def _print_roles(report: Report, console: Console) -> None:
+    """Whose tokens carry the KL, or of one model the NLL, where those of several are scored."""
+    roles = [one for one in report.slices if one.by == "role" and one.means["share"] is not None]
+    if len(roles) < 2:
+        return
+    name = "kl" if report.command == "compare" else "nll"
+    tokens = sum(one.tokens for one in roles)
+    roles.sort(key=lambda one: -(one.means["share"] or 0.0))
+    parts = [
+        Text(
+            f"{visible(one.slice, keep_spaces=True)} {one.means['share']:.0%} "
+            f"({one.tokens / tokens:.0%} of the tokens)"
+        )
+        for one in roles[:_MOST_ROLES]
+    ]
+    _print_labelled(f"{name} by role", _lines(parts, console), console)
 
 
 def _emphasised(said: str) -> Text:
@@ -115,10 +136,14 @@ def _print_remarks(report: Report, console: Console, view: View) -> None:
 
 
 def _print_tables(report: Report, console: Console, view: View) -> None:
-    """Each corpus where there are several, and the slices that were asked for."""
-    corpora = summary.corpus_table(report) if len(report.corpora) > 1 else None
-    for table in ([] if corpora is None else [corpora]) + summary.slice_tables(report, view):
-        print_compact(table, console, _INDENT)
+    """Each corpus where there are several, each group, and the slices that were asked for."""
+    several = [
+        summary.corpus_table(report) if len(report.corpora) > 1 else None,
+        summary.group_table(report),
+    ]
+    for table in (*several, *summary.slice_tables(report, view)):
+        if table is not None:
+            print_compact(table, console, _INDENT)
 
 
 def _print_shape(report: Report, console: Console) -> None:

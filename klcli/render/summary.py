@@ -4,7 +4,7 @@ All text of models, corpora and users in it is visible (see ``text``); what a fo
 besides is for that format to escape.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,8 @@ from klcli.errors import KlcliError
 from klcli.judge.gate import Verdict
 from klcli.judge.intervals import Metric
 from klcli.judge.metrics import METRICS
-from klcli.judge.report import CorpusResult, Report, Slice, Tokens
+from klcli.judge.report import Report, Slice, Tokens
+from klcli.judge.text_results import CorpusResult, Group, Interval, Macro
 from klcli.render.gate_words import gate_words
 from klcli.render.models import details_of, name_of
 from klcli.render.numbers import ABSENT, apart, count, number, percent
@@ -87,7 +88,18 @@ SLICED_BY = {
     "confidence": "confidence",
     "position": "row of the window",
     "kind": "kind of text",
+    "role": "role",
+    "turn": "turn",
+    "generated": "place in the answer",
+    "regex": "matches of",
 }
+_WITHOUT_PARTS = "no text is a conversation or has a prompt"
+_NO_SLICES = {
+    **dict.fromkeys(("role", "turn", "generated"), _WITHOUT_PARTS),
+    "regex": "give --slice-regex NAME=PATTERN, and for logit files --tokenizer",
+}
+"""Why a report has no slices of some kind, where it is not that the text is not known."""
+_NO_TEXT = "the text of the tokens is not known; give --tokenizer"
 _COMPARE_SLICE = {
     "KL mean": "kl",
     "% of all KL": "share",
@@ -203,17 +215,41 @@ def corpus_table(report: Report) -> Table | None:
 
 def headline_table(report: Report) -> Table:
     """The numbers that most people ask for: a row for each corpus, and one for all of several."""
-    columns = _COMPARE_CORPUS if report.command == "compare" else _PERPLEXITY_CORPUS
-    rows = [_corpus_row(visible(c.name, keep_spaces=True), c, columns) for c in report.corpora]
+    means = _macro_rows(report, "mean of corpora", report.macro, report.macro_intervals)
+    return _texts_table(report, "corpus", report.corpora, means)
+
+
+def group_table(report: Report) -> Table | None:
+    """The same for each group of documents; None where there are no groups."""
+    groups = report.groups
+    if groups is None:
+        return None
+    means = _macro_rows(report, "mean of groups", groups.macro, groups.macro_intervals)
+    return _texts_table(report, visible(groups.field, keep_spaces=True), groups.groups, means)
+
+
+def text_tables(report: Report) -> list[Table]:
+    """The tables of corpora and of groups, where there are several corpora, or any groups."""
+    found = [corpus_table(report), group_table(report)]
+    return [table for table in found if table is not None]
+
+
+def _texts_table(
+    report: Report, about: str, texts: Sequence[CorpusResult | Group], means: Iterable[list[str]]
+) -> Table:
+    columns = _columns(report)
+    rows = [_corpus_row(visible(one.name, keep_spaces=True), one, columns) for one in texts]
     if len(rows) != 1:
         rows.append(_corpus_row("all tokens", report, columns))
-    if report.macro is not None:
-        rows.append(_macro_row(report.macro, columns))
     heads = [
         f"{at_least(report, metric)}{_pseudo(report, head)}"
         for head, (metric, _) in columns.items()
     ]
-    return Table(head=["corpus", "tokens", *heads], rows=rows)
+    return Table(head=[about, "tokens", *heads], rows=[*rows, *means])
+
+
+def _columns(report: Report) -> Mapping[str, tuple[str, str]]:
+    return _COMPARE_CORPUS if report.command == "compare" else _PERPLEXITY_CORPUS
 
 
 def slice_tables(report: Report, view: View) -> list[Table]:
@@ -233,7 +269,7 @@ def warnings(report: Report, view: View) -> list[str]:
     """The warnings of a report, and those about what of it is shown."""
     sliced = {one.by for one in report.slices}
     missing = [
-        f"--slice {by} shows nothing: the text of the tokens is not known; give --tokenizer"
+        f"--slice {by} shows nothing: {_NO_SLICES.get(by, _NO_TEXT)}"
         for by in view.ordered_slices
         if by not in sliced
     ]
@@ -379,7 +415,7 @@ def _metric_table(
 
 
 def _corpus_row(
-    name: str, result: CorpusResult | Report, columns: Mapping[str, tuple[str, str]]
+    name: str, result: CorpusResult | Group | Report, columns: Mapping[str, tuple[str, str]]
 ) -> list[str]:
     cells = [_cell(metric, result.metrics[metric][field]) for metric, field in columns.values()]
     return [name, count(result.counts["tokens"]), *cells]
@@ -390,18 +426,21 @@ def _slice_row(one: Slice, columns: Mapping[str, str]) -> list[str]:
         percent(one.means[field]) if field == "share" else number(one.means[field])
         for field in columns.values()
     ]
-    return [one.slice, count(one.tokens), *cells]
+    return [visible(one.slice, keep_spaces=True), count(one.tokens), *cells]
 
 
-def _macro_row(
-    macro: Mapping[str, float | None], columns: Mapping[str, tuple[str, str]]
-) -> list[str]:
-    """Means of the corpora's means; they have no interval of their own."""
-    cells = [
-        _cell(metric, macro.get(metric) if field in ("mean", "value") else None)
-        for metric, field in columns.values()
-    ]
-    return ["mean of corpora", "", *cells]
+def _macro_rows(
+    report: Report, name: str, macro: Macro | None, intervals: Mapping[str, Interval] | None
+) -> Iterator[list[str]]:
+    """Means of the means of several texts, with their intervals where the report has them."""
+    if macro is None:
+        return
+    cells = []
+    for metric, field in _columns(report).values():
+        ends = (intervals or {}).get(metric, {})
+        value = macro.get(metric) if field in ("mean", "value") else ends.get(field)
+        cells.append(_cell(metric, value))
+    yield [name, "", *cells]
 
 
 def _cell(metric: str, value: float | None) -> str:

@@ -52,7 +52,8 @@ ALTERNATIVES = "kept "
 class RunFacts:
     """What a report of a run needs beside its windows and columns.
 
-    ``outliers`` is how many the report shows; ``vocabulary_size`` as in ``Alignment``.
+    ``outliers`` is how many the report shows; ``vocabulary_size`` as in ``Alignment``;
+    ``slice_regex`` what its tokens are sliced by.
     """
 
     paired: bool
@@ -60,6 +61,7 @@ class RunFacts:
     vocabulary_size: int
     conditions: Conditions
     notices: tuple[Notice, ...]
+    slice_regex: tuple[str, ...] = ()
 
     @property
     def per_bin(self) -> int:
@@ -79,6 +81,7 @@ class RunFacts:
             "models": self.conditions.models,
             "environment": self.conditions.environment,
             "notices": [asdict(notice) for notice in self.notices],
+            **({"slice_regex": list(self.slice_regex)} if self.slice_regex else {}),
         }
 
     @classmethod
@@ -90,6 +93,7 @@ class RunFacts:
             vocabulary_size=manifest["vocabulary_size"],
             conditions=Conditions(models=manifest["models"], environment=manifest["environment"]),
             notices=tuple(Notice(**notice) for notice in manifest["notices"]),
+            slice_regex=tuple(manifest.get("slice_regex", ())),
         )
 
 
@@ -335,7 +339,7 @@ def _begin(
 ) -> RunFolder:
     request = {**request, "windows": windows_digest(table)}
     if RUN.is_at(folder):
-        return RunFolder(folder, RUN.read_to_go_on(folder, request))
+        return _going_on(folder, RUN.read_to_go_on(folder, request), facts)
     files = dict[str, Any]()
     put(folder / WINDOWS, windows_to_bytes(table), files)
     if isinstance(names, Vocabulary):
@@ -356,6 +360,14 @@ def _begin(
         },
     )
     run._save()
+    return run
+
+
+def _going_on(folder: Path, manifest: dict[str, Any], facts: RunFacts) -> RunFolder:
+    """A run that was begun; how its tokens are sliced is as it is asked for now."""
+    run = RunFolder(folder, manifest)
+    if RunFacts.from_manifest(manifest).slice_regex != facts.slice_regex:
+        run._save(slice_regex=list(facts.slice_regex))
     return run
 
 

@@ -87,6 +87,7 @@ def manifest_schema(own: Mapping[str, Check]) -> Check:
         "outliers": schema.count,
         "groups": schema.items(schema.maybe(schema.text)),
         "roles": schema.items(schema.text),
+        "slice_regex": schema.items(schema.text),
     }
     return schema.fields({**shared, **own}, optional)
 

@@ -1,9 +1,11 @@
 """Slices: what kind of token each is, and what each slice carries of the whole."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from klcli.judge.report import Slice
@@ -176,3 +178,29 @@ def test_one_model_has_slices_of_its_nll() -> None:
     found = sliced("kind", table_of(PIECES), names_of(PIECES), paired=False)
     assert set(found) <= set(KINDS)
     assert found["digits"].means == {"nll": 1, "share": 0.2}
+
+
+@dataclass(frozen=True, slots=True)
+class WithSpecial:
+    """Names of tokens of which some are special."""
+
+    named: NamedTokens
+    control_ids: npt.NDArray[np.int64]
+
+    @property
+    def size(self) -> int:
+        return self.named.size
+
+    def bytes_of(self, token_id: int) -> bytes:
+        return self.named.bytes_of(token_id)
+
+
+def test_special_tokens_are_a_kind_of_their_own() -> None:
+    pieces = ["<|im_start|>", "user", " www.x.org", "<|im_end|>", "/a"]
+    names = WithSpecial(named=names_of(pieces), control_ids=np.array([0, 3]))
+    found = sliced("kind", table_of(pieces), names, kl=np.array([3.0, 1, 1, 4, 1]))
+    assert found["special"].tokens == 2
+    assert found["special"].means == {
+        "kl": 3.5, "share": 0.7, "nll_reference": 1.0, "nll_candidate": 1.0,
+    }  # fmt: skip
+    assert sum(one.tokens for one in found.values()) == 5

@@ -16,13 +16,13 @@ from klcli.judge.intervals import Metric
 from klcli.judge.metrics import FLIP_FIELDS, MEAN_FIELDS, PROPORTION_FIELDS, VALUE_FIELDS
 from klcli.judge.report import (
     Along,
-    CorpusResult,
     Distribution,
     Outlier,
     Report,
     Slice,
     Tokens,
 )
+from klcli.judge.text_results import CorpusResult
 from klcli.measure.scores import SIDES, Alternatives, TokenScores, score_columns
 from klcli.render.terminal import render_terminal
 from klcli.render.view import View

@@ -106,9 +106,7 @@ def _pictures(report: Report) -> Iterator[Picture]:
 
 
 def _tables(report: Report) -> Iterator[summary.Table]:
-    corpora = summary.corpus_table(report)
-    if corpora is not None:
-        yield corpora
+    yield from summary.text_tables(report)
     yield from summary.spread_tables(report, list(summary.SPREAD))
     yield summary.value_table(report)
     if (survival := survival_table(report)) is not None:
