@@ -122,6 +122,12 @@ def template_of(
             else f"{sources[0].name} has no chat template to render conversations with: give "
             "--chat-template FILE, or an instruct model"
         )
+    if known[:1] == [None]:
+        message = (
+            f"{sources[0].name} has no chat template: both models read what that of "
+            f"{own[0].name} makes"
+        )
+        return own[0], [Notice(code="chat_template_of_candidate", message=message)]
     if len(own) == 1 or own[0].sha256 == own[1].sha256:
         return own[0], ()
     message = (

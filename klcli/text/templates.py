@@ -78,6 +78,11 @@ class ChatTemplate:
         """Whether it shows tools to the model."""
         return any("tools" in source for source in self.sources.values())
 
+    @property
+    def reads_date(self) -> bool:
+        """Whether what it writes depends on the day."""
+        return any("strftime_now" in source for source in self.sources.values())
+
     def render(
         self,
         messages: Sequence[Message],

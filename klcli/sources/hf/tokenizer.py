@@ -44,9 +44,15 @@ def _chat_template(tokenizer: Any, name: str) -> ChatTemplate | None:
     return ChatTemplate(
         name=name,
         sources=dict(found) if isinstance(found, dict) else {DEFAULT: str(found)},
-        special_tokens={key: str(token) for key, token in tokenizer.special_tokens_map.items()},
+        special_tokens=_special_tokens(tokenizer),
         jinja=render,
     )
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, str]:
+    """The special tokens that have a name, as strings; a list of more has none that is read."""
+    found = tokenizer.special_tokens_map.items()
+    return {name: str(token) for name, token in found if not isinstance(token, list | tuple)}
 
 
 def read_tokenizer(spec: str, checkpoint: Checkpoint) -> Vocabulary:
