@@ -13,7 +13,7 @@ from klcli import torchrun
 from klcli.align.checks import check_options
 from klcli.align.files import refuse_text, refuse_window_options
 from klcli.answer_request import Answering
-from klcli.errors import KlcliError, OutputError, SourceError, UsageError
+from klcli.errors import KlcliError, Notice, OutputError, SourceError, UsageError
 from klcli.judge.baseline import BaselineRun
 from klcli.judge.one_text import check_datasets
 from klcli.judge.saved import open_baseline
@@ -27,18 +27,24 @@ from klcli.sources.kinds import kind_of
 from klcli.sources.recording.format import RECORDING
 from klcli.storage.answers import check_place
 from klcli.storage.places import obstacle_to
-from klcli.text.datasets import read_datasets
+from klcli.text.datasets import read_dataset, read_datasets
+from klcli.text.duplicates import find_duplicates
 from klcli.text.examples import Dataset
+from klcli.text.overlap import check_calibration
 
 NO_CORPUS = "name a CORPUS: a text file, or - for stdin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What has been read by then: the texts, which stdin gives only once, and the baseline."""
+    """What has been read by then: the texts, which stdin gives only once, and the baseline.
+
+    ``notices`` say what a reader should know of the texts.
+    """
 
     corpora: Sequence[Dataset]
     baseline: BaselineRun | None = None
+    notices: tuple[Notice, ...] = ()
 
 
 def check_measurement(request: Measurement, world: int) -> Inputs:
@@ -61,7 +67,8 @@ def check_measurement(request: Measurement, world: int) -> Inputs:
     baseline = open_baseline(request.limits.baseline)
     if baseline is not None:
         baseline.check_command("compare" if len(request.specs) == 2 else "perplexity")
-    return Inputs(corpora=corpora, baseline=baseline)
+    notices = _seen_in(corpora, request)
+    return Inputs(corpora=corpora, baseline=baseline, notices=notices)
 
 
 def check_ranking(request: RankRequest) -> tuple[Inputs, list[KlcliError | None]]:
@@ -87,7 +94,16 @@ def check_ranking(request: RankRequest) -> tuple[Inputs, list[KlcliError | None]
     if baseline is not None:
         baseline.check_command("compare")
     wrong = [_wrong_with(pair) for pair in request.pairs]
-    return Inputs(corpora=corpora, baseline=baseline), wrong
+    notices = _seen_in(corpora, first)
+    return Inputs(corpora=corpora, baseline=baseline, notices=notices), wrong
+
+
+def _seen_in(datasets: Sequence[Dataset], request: Measurement) -> tuple[Notice, ...]:
+    """What stands in the texts twice, and what in the text that a model was calibrated with."""
+    if request.calibration is None:
+        return tuple(find_duplicates(datasets))
+    calibration = read_dataset(request.calibration, request.scope.split)
+    return (*find_duplicates(datasets), check_calibration(datasets, calibration))
 
 
 def _check_folder(folder: Path) -> None:

@@ -69,6 +69,7 @@ class ReadOptions(TypedDict, total=False):
 class RunOptions(ReadOptions, total=False):
     """Keyword arguments of ``perplexity``, and with those of ``CompareOptions`` of ``compare``."""
 
+    calibration: AnyPath | None
     compile: bool
     values: ValueChoice
     token_ids: AnyPath | None
@@ -114,6 +115,7 @@ class CompareOptions(RunOptions, SidedOptions, total=False):
 class RankOptions(ReadOptions, SidedOptions, total=False):
     """Keyword arguments of ``rank``."""
 
+    calibration: AnyPath | None
     gates: Sequence[str]
     allow_excluded: bool
     gate_confidence: float | None

@@ -71,7 +71,7 @@ def _shared(report: Report | None, pair: Measurement) -> Mapping[str, Any]:
 def _compare(pair: Measurement, reference: ReadOnce | None, inputs: Inputs) -> Report:
     if reference is None:
         return run(pair, inputs, Ranks())
-    return run_beside(reference, pair, inputs.baseline, Ranks())
+    return run_beside(reference, pair, inputs, Ranks())
 
 
 @contextlib.contextmanager

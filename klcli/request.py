@@ -191,7 +191,9 @@ class Measurement:
         """Every path that is read."""
         named = [path for load in self.loads for path in load.paths]
         baseline = [] if self.limits.baseline is None else [self.limits.baseline]
-        return [*paths_of(self.specs), *files_among(self.corpora), *named, *baseline]
+        beside = [self.calibration, self.scope.chat_template]
+        given = [path for path in beside if path is not None]
+        return [*paths_of(self.specs), *files_among(self.corpora), *named, *baseline, *given]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

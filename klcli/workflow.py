@@ -61,7 +61,7 @@ def run(request: Measurement, inputs: Inputs, ranks: Ranks) -> Report:
     """
     began = monotonic()
     with as_found(request.specs), _opened(request, inputs) as opened:
-        return _measured(_prepare(request, opened, inputs.baseline, began), ranks)
+        return _measured(_prepare(request, opened, inputs, began), ranks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,7 @@ def read_once(request: Measurement, corpora: Sequence[Dataset], folder: Path) ->
         return _recorded(spec, request.loads[0], corpora, request, folder)
 
 
-def run_beside(
-    reference: ReadOnce, request: Measurement, baseline: BaselineRun | None, ranks: Ranks
-) -> Report:
+def run_beside(reference: ReadOnce, request: Measurement, inputs: Inputs, ranks: Ranks) -> Report:
     """Compare the candidate of a request with a reference that was read before.
 
     Raises:
@@ -94,7 +92,7 @@ def run_beside(
     """
     began = monotonic()
     with as_found(request.specs[1:]):
-        return _measured(_prepare(request, _beside(reference, request), baseline, began), ranks)
+        return _measured(_prepare(request, _beside(reference, request), inputs, began), ranks)
 
 
 def keep_predictions(request: Recording, inputs: Inputs) -> Recorded:
@@ -240,14 +238,12 @@ def _recorded(
     return ReadOnce(source, alignment.notices)
 
 
-def _prepare(
-    request: Measurement, opened: _Opened, baseline: BaselineRun | None, began: float
-) -> _Job:
+def _prepare(request: Measurement, opened: _Opened, inputs: Inputs, began: float) -> _Job:
     """Align the sources, and settle how they are read and judged."""
     request.hooks.begin("reading the text")
     sources = opened.sources
     found = align(sources, opened.corpora, opened.scope)
-    alignment = replace(found, notices=(*opened.notices, *found.notices))
+    alignment = replace(found, notices=(*opened.notices, *inputs.notices, *found.notices))
     check_table(request.limits.parsed, alignment.table)
     if any(source.is_live for source in sources):
         _announce(alignment.table, request.hooks)
@@ -263,7 +259,7 @@ def _prepare(
             notices=alignment.notices,
             slice_regex=tuple(request.slice_regex),
         ),
-        judging=_judging(request, alignment.table, sources, baseline),
+        judging=_judging(request, alignment.table, sources, inputs.baseline),
         batch_tokens=request.batch_tokens or batch_tokens_for(s.device for s in sources),
         identities=_identities(request, sources),
         began=began,

@@ -14,7 +14,7 @@ from klcli.text.masking import choose_masked_protocol, plan_masked_windows
 from klcli.text.protocols import DEFAULT_PROTOCOL, Protocol, choose_protocol
 from klcli.text.scope import Scope
 from klcli.text.vocabulary import Vocabulary
-from klcli.text.windows import TokenizedDocument, WindowTable
+from klcli.text.windows import TokenizedDocument, Window, WindowTable
 
 
 def from_corpora(sources: Sequence[Source], corpora: Sequence[Corpus], scope: Scope) -> Alignment:
@@ -43,7 +43,11 @@ def from_corpora(sources: Sequence[Source], corpora: Sequence[Corpus], scope: Sc
         table=table,
         names=vocabulary,
         vocabulary_size=vocabulary.size,
-        notices=(*notices, *_special_strings(table.corpora, vocabulary, parsed)),
+        notices=(
+            *notices,
+            *_split_documents(table),
+            *_special_strings(table.corpora, vocabulary, parsed),
+        ),
     )
 
 
@@ -145,6 +149,28 @@ def _masked_plan(
 
 def _tokenise(corpora: Sequence[Corpus], encode: Encode, scope: Scope) -> Tokenised:
     return tokenise(corpora, encode, most=scope.max_tokens, seed=scope.seed)
+
+
+def _split_documents(table: WindowTable) -> list[Notice]:
+    """That answers are read without the beginning of their documents, which are too long."""
+    context = max(len(window.inputs) for window in table.windows)
+    numbers = {window.document for window in table.windows if not _is_at_the_start(window)}
+    split = [table.documents[number] for number in sorted(numbers)]
+    split = [document for document in split if document.parts]
+    if not split:
+        return []
+    first = split[0]
+    are = "1 document is" if len(split) == 1 else f"{len(split):,} documents are"
+    message = (
+        f"{are} longer than the {context:,} tokens that are read at once (first {first.name}, "
+        f"{len(first.ids):,} tokens): what is behind is read without the beginning"
+    )
+    return [Notice(code="documents_split", message=message)]
+
+
+def _is_at_the_start(window: Window) -> bool:
+    """Whether a window reads its document from the first token on."""
+    return window.position - 1 <= window.score_from
 
 
 def _special_strings(

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 PLACES = (
     "run", "baseline", "tokenizer", "token_ids", "reference_token_ids", "candidate_token_ids",
-    "adapter", "reference_adapter", "candidate_adapter",
+    "adapter", "reference_adapter", "candidate_adapter", "calibration", "chat_template",
 )  # fmt: skip
 """Options that name what a command reads, or the folder that it keeps."""
 

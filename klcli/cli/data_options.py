@@ -115,3 +115,15 @@ answer_options = several(
         common=("chat_template", "limit"),
     ),
 )
+
+calibration_option = section(
+    "Data",
+    click.option(
+        "--calibration",
+        type=click.Path(),
+        metavar="FILE",
+        help="Text that a model was calibrated or trained with: warn where the scored text is in "
+        "it.",
+    ),
+    common=("calibration",),
+)

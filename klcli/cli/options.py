@@ -27,7 +27,7 @@ from klcli.choices import (
     SpecialTokens,
     TokenChoice,
 )
-from klcli.cli.data_options import data_options
+from klcli.cli.data_options import calibration_option, data_options
 from klcli.cli.help import Decorated, one_of, section, several
 from klcli.text.protocols import PRESETS
 
@@ -121,34 +121,38 @@ window_options = section(
 text_options = several(data_options, window_options)
 
 
-run_options = section(
-    "Long runs",
-    click.option(
-        "--until",
-        metavar="GOAL",
-        help="End early: 'decided', when every gate is, or 'kl.mean±0.001' (or +-), when the mean "
-        "is known that well. Windows are drawn at random, and the answer is about this text.",
+run_options = several(
+    calibration_option,
+    section(
+        "Long runs",
+        click.option(
+            "--until",
+            metavar="GOAL",
+            help="End early: 'decided', when every gate is, or 'kl.mean±0.001' (or +-), when the "
+            "mean is known that well. Windows are drawn at random, and the answer is about this "
+            "text.",
+        ),
+        click.option(
+            "--kl-bound",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="NATS",
+            help="The most the KL of a token can be, if you know it: the intervals of --until "
+            "then hold for any text.",
+        ),
+        click.option(
+            "--run",
+            type=click.Path(),
+            metavar="DIR",
+            help="Keep the run in a folder, for klcli report and --baseline. The same command goes "
+            "on there after a kill.",
+        ),
+        click.option(
+            "--shard",
+            metavar="I/N",
+            help="Score only the I-th of N parts, to be joined by klcli merge. Needs --run.",
+        ),
+        common=("until", "run"),
     ),
-    click.option(
-        "--kl-bound",
-        type=click.FloatRange(min=0, min_open=True),
-        metavar="NATS",
-        help="The most the KL of a token can be, if you know it: the intervals of --until "
-        "then hold for any text.",
-    ),
-    click.option(
-        "--run",
-        type=click.Path(),
-        metavar="DIR",
-        help="Keep the run in a folder, for klcli report and --baseline. The same command goes on "
-        "there after a kill.",
-    ),
-    click.option(
-        "--shard",
-        metavar="I/N",
-        help="Score only the I-th of N parts, to be joined by klcli merge. Needs --run.",
-    ),
-    common=("until", "run"),
 )
 
 
@@ -258,6 +262,7 @@ output_options = several(_gate_options, _shown_options)
 layers_output_options = _written_options(LayersFormat, LAYERS_ENDINGS)
 
 rank_options = several(
+    calibration_option,
     section(
         "Text",
         click.option(
