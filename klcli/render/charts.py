@@ -20,7 +20,8 @@ from klcli.measure.scores import TokenScores
 from klcli.render.drawing import LIGHT, WIDTH, Row, Theme, Words, chart_of, log_axis, svg_of
 from klcli.render.models import labels_of
 from klcli.render.numbers import count, estimate, figure
-from klcli.render.summary import SLICED_BY, at_least, is_masked, scored_tokens
+from klcli.render.slices import SLICED_BY
+from klcli.render.summary import at_least, is_masked, scored_tokens
 from klcli.render.text import visible
 
 _SQUARE = 340

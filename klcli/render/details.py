@@ -17,6 +17,7 @@ from klcli.render.layout import (
     print_warnings,
 )
 from klcli.render.outliers import print_outliers
+from klcli.render.slices import slice_tables
 from klcli.render.text import visible
 from klcli.render.tokens import print_tokens
 from klcli.render.view import View
@@ -64,7 +65,7 @@ def _print_metrics(report: Report, console: Console, view: View) -> None:
         print_hanging(Text(), Text("\n".join(said_of_answers(report))), console)
         console.print()
         print_compact(survival, console)
-    for table in summary.slice_tables(report, view):
+    for table in slice_tables(report, view):
         print_compact(table, console)
 
 

@@ -9,6 +9,7 @@ from klcli.render import summary
 from klcli.render.answers import said_of_answers, survival_table
 from klcli.render.numbers import fixed, number
 from klcli.render.plain import in_a_line
+from klcli.render.slices import slice_tables
 from klcli.render.summary import Fact, GateLine, Table
 from klcli.render.text import visible
 from klcli.render.view import DEFAULT_VIEW, View
@@ -72,7 +73,7 @@ def _blocks(report: Report, view: View) -> Iterator[str]:
     if flips := summary.flips(report):
         yield ". ".join(map(escape, flips))
     yield from _answer_blocks(report)
-    yield from map(table_of, summary.slice_tables(report, view))
+    yield from map(table_of, slice_tables(report, view))
     yield from _outlier_blocks(report)
     if findings := summary.findings(report):
         yield f"## {summary.FINDINGS}"

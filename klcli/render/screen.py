@@ -18,6 +18,7 @@ from klcli.render.gates import print_gates
 from klcli.render.headline import Headline, headlines, other_warnings
 from klcli.render.layout import alphabet_of, print_compact, print_hanging
 from klcli.render.numbers import count, figure
+from klcli.render.slices import slice_tables
 from klcli.render.text import visible
 from klcli.render.tokens import print_tokens
 from klcli.render.verdict import STYLES
@@ -144,7 +145,7 @@ def _print_tables(report: Report, console: Console, view: View) -> None:
         summary.corpus_table(report) if len(report.corpora) > 1 else None,
         summary.group_table(report),
     ]
-    for table in (*several, *summary.slice_tables(report, view)):
+    for table in (*several, *slice_tables(report, view)):
         if table is not None:
             print_compact(table, console, _INDENT)
 

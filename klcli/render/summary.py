@@ -12,13 +12,13 @@ from klcli.errors import KlcliError
 from klcli.judge.gate import Verdict
 from klcli.judge.intervals import Metric
 from klcli.judge.metrics import METRICS
-from klcli.judge.report import Report, Slice, Tokens
+from klcli.judge.report import Report, Tokens
 from klcli.judge.text_results import CorpusResult, Group, Interval, Macro
 from klcli.render.gate_words import gate_words
 from klcli.render.models import details_of, name_of
 from klcli.render.numbers import ABSENT, apart, count, number, percent
 from klcli.render.text import visible
-from klcli.render.view import View
+from klcli.render.view import View, missing_slices
 
 
 class Fact(NamedTuple):
@@ -83,30 +83,6 @@ _PERPLEXITY_CORPUS = {
     "95 % high": ("perplexity", "ci_high"),
     "bits/byte": ("bits_per_byte", "value"),
 }
-
-SLICED_BY = {
-    "confidence": "confidence",
-    "position": "row of the window",
-    "kind": "kind of text",
-    "role": "role",
-    "turn": "turn",
-    "generated": "place in the answer",
-    "regex": "matches of",
-}
-_WITHOUT_PARTS = "no text is a conversation or has a prompt"
-_NO_SLICES = {
-    **dict.fromkeys(("role", "turn", "generated"), _WITHOUT_PARTS),
-    "regex": "give --slice-regex NAME=PATTERN, and for logit files --tokenizer",
-}
-"""Why a report has no slices of some kind, where it is not that the text is not known."""
-_NO_TEXT = "the text of the tokens is not known; give --tokenizer"
-_COMPARE_SLICE = {
-    "KL mean": "kl",
-    "% of all KL": "share",
-    "NLL ref": "nll_reference",
-    "NLL cand": "nll_candidate",
-}
-_PERPLEXITY_SLICE = {"NLL": "nll", "% of all NLL": "share"}
 
 FINDINGS = "Why they differ"
 """What stands over the findings."""
@@ -185,11 +161,11 @@ def at_least(report: Report, metric: str) -> str:
 
 def _labels(report: Report, names: Iterable[str]) -> dict[str, str]:
     return {
-        name: f"{at_least(report, name)}{_pseudo(report, METRICS[name].label)}" for name in names
+        name: f"{at_least(report, name)}{pseudo(report, METRICS[name].label)}" for name in names
     }
 
 
-def _pseudo(report: Report, label: str) -> str:
+def pseudo(report: Report, label: str) -> str:
     """A label; a pseudo-likelihood is called by that name."""
     if not is_masked(report):
         return label
@@ -243,8 +219,7 @@ def _texts_table(
     if len(rows) != 1:
         rows.append(_corpus_row("all tokens", report, columns))
     heads = [
-        f"{at_least(report, metric)}{_pseudo(report, head)}"
-        for head, (metric, _) in columns.items()
+        f"{at_least(report, metric)}{pseudo(report, head)}" for head, (metric, _) in columns.items()
     ]
     return Table(head=[about, "tokens", *heads], rows=[*rows, *means])
 
@@ -253,28 +228,10 @@ def _columns(report: Report) -> Mapping[str, tuple[str, str]]:
     return _COMPARE_CORPUS if report.command == "compare" else _PERPLEXITY_CORPUS
 
 
-def slice_tables(report: Report, view: View) -> list[Table]:
-    """The tokens by kind: a table for each of the slices that are to be shown."""
-    columns = _COMPARE_SLICE if report.command == "compare" else _PERPLEXITY_SLICE
-    tables = []
-    for by in view.ordered_slices:
-        rows = [_slice_row(one, columns) for one in report.slices if one.by == by]
-        heads = [
-            f"{at_least(report, field)}{_pseudo(report, head)}" for head, field in columns.items()
-        ]
-        tables.append(Table(head=[SLICED_BY[by], "tokens", *heads], rows=rows))
-    return [table for table in tables if table.rows]
-
-
 def warnings(report: Report, view: View) -> list[str]:
     """The warnings of a report, and those about what of it is shown."""
-    sliced = {one.by for one in report.slices}
-    missing = [
-        f"--slice {by} shows nothing: {_NO_SLICES.get(by, _NO_TEXT)}"
-        for by in view.ordered_slices
-        if by not in sliced
-    ]
-    return [*(one.message for one in report.warnings if one.is_warning), *missing]
+    warned = [one.message for one in report.warnings if one.is_warning]
+    return [*warned, *missing_slices(report, view)]
 
 
 def information(report: Report) -> list[str]:
@@ -425,14 +382,6 @@ def _corpus_row(
 ) -> list[str]:
     cells = [_cell(metric, result.metrics[metric][field]) for metric, field in columns.values()]
     return [name, count(result.counts["tokens"]), *cells]
-
-
-def _slice_row(one: Slice, columns: Mapping[str, str]) -> list[str]:
-    cells = [
-        percent(one.means[field]) if field == "share" else number(one.means[field])
-        for field in columns.values()
-    ]
-    return [visible(one.slice, keep_spaces=True), count(one.tokens), *cells]
 
 
 def _macro_rows(

@@ -4,6 +4,15 @@ from dataclasses import dataclass
 from typing import get_args
 
 from klcli.choices import FIRST_OUTLIERS, SliceBy, TokenChoice
+from klcli.judge.report import Report
+
+_WITHOUT_PARTS = "no text is a conversation or has a prompt"
+_NO_TEXT = "the text of the tokens is not known; give --tokenizer"
+_WHY_NOT = {
+    **dict.fromkeys(("role", "turn", "generated"), _WITHOUT_PARTS),
+    "regex": "give --slice-regex NAME=PATTERN, and for logit files --tokenizer",
+}
+"""Why a report has no slices of some kind, where it is not that the text is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,3 +35,13 @@ class View:
 
 
 DEFAULT_VIEW = View()
+
+
+def missing_slices(report: Report, view: View) -> list[str]:
+    """That slices which are to be shown are not there, and why."""
+    sliced = {one.by for one in report.slices}
+    return [
+        f"--slice {by} shows nothing: {_WHY_NOT.get(by, _NO_TEXT)}"
+        for by in view.ordered_slices
+        if by not in sliced
+    ]

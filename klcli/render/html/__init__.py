@@ -16,6 +16,7 @@ from klcli.render.answers import said_of_answers, survival_table
 from klcli.render.headline import headlines, other_warnings
 from klcli.render.models import labels_of
 from klcli.render.numbers import figure
+from klcli.render.slices import slice_tables
 from klcli.render.text import visible
 from klcli.render.verdict import extent, verdict_text, who
 from klcli.render.view import DEFAULT_VIEW, View
@@ -70,7 +71,7 @@ def _context(report: Report) -> dict[str, Any]:
         "pictures": list(_pictures(report)),
         "facts": summary.facts(report),
         "tables": list(_tables(report)),
-        "slices": summary.slice_tables(report, _FOR_EACH_KIND),
+        "slices": slice_tables(report, _FOR_EACH_KIND),
         "passages": report.passages,
         "outliers": report.outliers,
         "measured": "KL" if report.command == "compare" else "NLL",
