@@ -30,8 +30,8 @@ data_options = section(
         type=one_of(Score),
         default="assistant",
         show_default=True,
-        help="Which tokens of conversations, and of prompts with a completion, are scored: those "
-        "of the assistant (or completion), all, or those of the last answer.",
+        help="What of a conversation is scored: the answers, all, or the last answer. Of a prompt "
+        "with its completion it is the completion, or all.",
     ),
     click.option(
         "--score-reasoning/--no-score-reasoning",
@@ -44,7 +44,7 @@ data_options = section(
     click.option(
         "--group-by",
         metavar="FIELD",
-        help="Report the lines of each value of a field by themselves too, such as language.",
+        help="Also report each value of a field by itself, such as a language.",
     ),
     click.option(
         "--max-tokens",
@@ -61,7 +61,7 @@ data_options = section(
         metavar="N",
         help="In which random order --max-tokens draws documents, and --until windows.",
     ),
-    common=("score", "text_field", "group_by", "max_tokens"),
+    common=("score",),
 )
 
 answer_options = several(
@@ -125,5 +125,4 @@ calibration_option = section(
         help="Text that a model was calibrated or trained with: warn where the scored text is in "
         "it.",
     ),
-    common=("calibration",),
 )

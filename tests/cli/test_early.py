@@ -37,7 +37,7 @@ CASES: dict[str, tuple[str, int, str]] = {
     "no corpus for perplexity": ("perplexity model", 2, "name a CORPUS"),
     "no corpus for layers": ("layers model model-4bit", 2, "name a CORPUS"),
     "a missing corpus": ("compare model model-4bit nowhere.txt", 1, "no corpus at 'nowhere.txt'"),
-    "a folder for a corpus": ("compare model model-4bit folder", 1, "folder is a folder"),
+    "a folder for a corpus": ("compare model model-4bit nothing", 1, "nothing is a folder without"),
     "an empty corpus": ("compare model model-4bit empty.txt", 1, "empty.txt is empty"),
     "an empty stdin": ("perplexity model -", 1, "<stdin> is empty"),
     "stdin twice": ("perplexity model - -", 2, "name it once"),
@@ -146,6 +146,7 @@ def folder(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("old.rec", "saved/first.recording"),
     ):
         (folder / name).symlink_to(fixtures / path)
+    (folder / "nothing").mkdir()
     (folder / "folder").mkdir()
     (folder / "folder" / "mine.txt").write_text("mine")
     (folder / "empty.txt").write_text(" \n")

@@ -128,7 +128,7 @@ def test_a_long_run_says_once_when_it_will_end(clock: Clock) -> None:
         clock.now = second
         pace.at(5 * second, 10_010)
         forecast.look()
-    assert said == ["30 of 10,010 tokens are scored, about 33 min left"]
+    assert said == ["30 of 10,010 tokens done, about 33 min left"]
 
 
 def test_a_short_run_says_nothing_before_its_end(clock: Clock) -> None:

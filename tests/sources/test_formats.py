@@ -386,6 +386,19 @@ PACKED = {
 }  # fmt: skip
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [16, 16]}
 
+
+def _rounds_inputs() -> bool:
+    """Whether bitsandbytes multiplies 4-bit weights in bfloat16, as it does where a CPU can."""
+    try:
+        from bitsandbytes.functional import has_avx512bf16
+    except ImportError:
+        return False
+    return bool(has_avx512bf16())
+
+
+FOUR_BITS = (3e-2, 5e-3) if _rounds_inputs() else (1e-3, 1e-5)
+"""How near KL and NLL of 4-bit weights are to those worked out by hand."""
+
 FORMATS = {
     "float16": Format(in_format(torch.float16), same, kl=1e-3, nll=1e-6, dtype="float32"),
     "bfloat16": Format(in_format(torch.bfloat16), same, kl=1e-3, nll=1e-6, dtype="float32"),
@@ -393,11 +406,11 @@ FORMATS = {
     "bin": Format(in_pickle, same, kl=1e-3, nll=1e-6, dtype="float32"),
     "nf4": Format(
         by_library(lambda: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")),
-        four_bits, kl=1e-3, nll=1e-5,
+        four_bits, kl=FOUR_BITS[0], nll=FOUR_BITS[1],
     ),
     "fp4": Format(
         by_library(lambda: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4")),
-        four_bits, kl=1e-3, nll=1e-5,
+        four_bits, kl=FOUR_BITS[0], nll=FOUR_BITS[1],
     ),
     "int8": Format(
         by_library(lambda: BitsAndBytesConfig(load_in_8bit=True)),
