@@ -28,6 +28,9 @@ PAIRS = (
 MORE_OF_THE_PROMPT = {"instruction": "input"}
 """Alpaca's third field, which belongs to the instruction."""
 
+PLAIN = (TEXT, MESSAGES[0], ANSWER[0])
+"""Fields that need no word of what was read."""
+
 SPEAKERS = {
     "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
     "function_call": "assistant", "function_response": "tool", "observation": "tool",
@@ -148,7 +151,7 @@ def _notices(
     fields: Fields,
 ) -> list[Notice]:
     found = []
-    if kind is not None and first is not None and kind.fields != (TEXT,) and examples:
+    if kind is not None and first is not None and kind.fields[0] not in PLAIN and examples:
         message = f"{name}: {len(examples):,} {kind.noun}, of {' and '.join(kind.fields[:2])}"
         found.append(Notice(code="fields_read", message=message))
     if first is not None and kind is not None and kind.fields == (TEXT,):

@@ -30,18 +30,24 @@ def parts_in_tokens(parts: Sequence[Part], ends: IntArray) -> tuple[tuple[Part, 
     found: list[Part] = []
     lost: list[Part] = []
     before: Part | None = None
-    for part in parts:
+    for part, after in zip(parts, [*parts[1:], None], strict=True):
         first, behind = (int(np.searchsorted(starts, at)) for at in (part.start, part.stop))
         own = replace(part, start=first, stop=behind)
         if part.is_scored and _begins_inside(part, before, lost, starts, ends):
             lost.append(part)
             own = replace(own, is_scored=False)
-        elif part.is_scored and behind > first and ends[behind - 1] > part.stop:
+        elif _runs_out(part, after, first, behind, ends):
             found.append(replace(own, stop=behind - 1))
             own = replace(own, start=behind - 1, is_scored=False)
         found.append(own)
         before = part
     return tuple(one for one in found if one.stop > one.start), lost
+
+
+def _runs_out(part: Part, after: Part | None, first: int, behind: int, ends: IntArray) -> bool:
+    """Whether the last token of a scored part runs into what is not scored."""
+    goes_on = after is not None and after.is_scored and after.start == part.stop
+    return part.is_scored and not goes_on and behind > first and int(ends[behind - 1]) > part.stop
 
 
 def _begins_inside(
