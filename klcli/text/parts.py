@@ -30,13 +30,13 @@ def parts_in_tokens(parts: Sequence[Part], ends: IntArray) -> tuple[tuple[Part, 
     found: list[Part] = []
     lost: list[Part] = []
     before: Part | None = None
-    for part, after in zip(parts, [*parts[1:], None], strict=True):
+    for part, reach in zip(parts, _reaches(parts), strict=True):
         first, behind = (int(np.searchsorted(starts, at)) for at in (part.start, part.stop))
         own = replace(part, start=first, stop=behind)
         if part.is_scored and _begins_inside(part, before, lost, starts, ends):
             lost.append(part)
             own = replace(own, is_scored=False)
-        elif _runs_out(part, after, first, behind, ends):
+        elif part.is_scored and behind > first and ends[behind - 1] > reach:
             found.append(replace(own, stop=behind - 1))
             own = replace(own, start=behind - 1, is_scored=False)
         found.append(own)
@@ -44,10 +44,14 @@ def parts_in_tokens(parts: Sequence[Part], ends: IntArray) -> tuple[tuple[Part, 
     return tuple(one for one in found if one.stop > one.start), lost
 
 
-def _runs_out(part: Part, after: Part | None, first: int, behind: int, ends: IntArray) -> bool:
-    """Whether the last token of a scored part runs into what is not scored."""
-    goes_on = after is not None and after.is_scored and after.start == part.stop
-    return part.is_scored and not goes_on and behind > first and int(ends[behind - 1]) > part.stop
+def _reaches(parts: Sequence[Part]) -> list[int]:
+    """Where what is scored from each part on without a gap ends."""
+    reaches: list[int] = []
+    is_scored_behind = False
+    for part in reversed(parts):
+        reaches.append(reaches[-1] if is_scored_behind else part.stop)
+        is_scored_behind = part.is_scored
+    return reaches[::-1]
 
 
 def _begins_inside(
