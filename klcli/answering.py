@@ -11,7 +11,7 @@ import numpy as np
 
 from klcli.align.documents import template_of
 from klcli.answer_request import Answering
-from klcli.errors import CorpusError, Notice
+from klcli.errors import CorpusError, Notice, OutputError
 from klcli.hooks import Hooks
 from klcli.sources.devices import batch_tokens_for
 from klcli.sources.hf.generating import Generator
@@ -73,8 +73,13 @@ def answer(request: Answering, datasets: Sequence[Dataset]) -> Answered:
         prompts, notices = _prompts(datasets, source, request)
         asked = _asked(request, source, datasets, prompts)
         path, key = Path(request.output), _hash(asked)
-        if request_of(path) == key:
+        if (made_by := request_of(path)) == key:
             return _answered(_read(path), 0, notices)
+        if made_by is not None:
+            raise OutputError(
+                f"{path} holds the answers of another command: repeat that one, or name another "
+                "file"
+            )
         file = AnswerFile(path, asked)
         before = len(file.made)
         _generate(generator, source, prompts, file, request, key)
