@@ -91,7 +91,7 @@ def wanted_fields(names: list[str], fields: Fields) -> list[str]:
         "vocabulary", "temperature", fields.text_field, fields.prompt_field,
         fields.completion_field, fields.group_by,
     }  # fmt: skip
-    return [name for name in names if name in known] or names[:1]
+    return [name for name in names if name in known] or names
 
 
 def kind_of(record: Record, where: str, fields: Fields) -> Kind:
