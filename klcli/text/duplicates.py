@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 from klcli.errors import Notice
-from klcli.text.examples import Dataset
+from klcli.text.examples import Answer, Dataset
 from klcli.text.overlap import texts_of
 
 SHORTEST = 8
@@ -20,7 +20,8 @@ def find_duplicates(datasets: Sequence[Dataset]) -> list[Notice]:
         words = "\n".join(texts_of(example)).split()
         if len(words) < SHORTEST:
             continue
-        digest = hashlib.blake2b(" ".join(words).encode(), digest_size=16).digest()
+        asked = example.prompt_ids.tobytes() if isinstance(example, Answer) else b""
+        digest = hashlib.blake2b(asked + " ".join(words).encode(), digest_size=16).digest()
         if digest in first:
             copies.append((first[digest], example.name))
         else:
