@@ -31,6 +31,7 @@ from klcli.text.datasets import read_dataset, read_datasets
 from klcli.text.duplicates import find_duplicates
 from klcli.text.examples import Dataset
 from klcli.text.overlap import check_calibration
+from klcli.text.templates import read_template
 
 NO_CORPUS = "name a CORPUS: a text file, or - for stdin"
 
@@ -135,6 +136,7 @@ def check_recording(request: Recording) -> Inputs:
         raise UsageError("a recording is made by one process: run klcli record without torchrun")
     if not request.corpora:
         raise UsageError(NO_CORPUS)
+    _check_template(request.scope.chat_template)
     output = Path(request.output)
     if not request.is_base_file:
         RECORDING.check_place(output)
@@ -162,6 +164,7 @@ def check_answering(request: Answering) -> list[Dataset]:
         raise UsageError("answers are made by one process: run klcli answer without torchrun")
     if not request.corpora:
         raise UsageError("name the PROMPTS: a .jsonl file, or - for stdin")
+    _check_template(request.chat_template)
     if (kind := kind_of(request.model)) != "model":
         raise SourceError(f"{request.model} is a {kind}, which cannot answer: give a model")
     check_place(Path(request.output))
@@ -202,8 +205,15 @@ def _check_ranks(request: Measurement, world: int) -> None:
             raise UsageError(f"--{option} does not go with torchrun: leave one out")
 
 
+def _check_template(path: str | None) -> None:
+    """Find out whether a chat template can be read."""
+    if path is not None:
+        read_template(path)
+
+
 def _check_text(request: Measurement) -> None:
     """Models need a text. Files bring their tokens, and can take a text if a tokenizer is known."""
+    _check_template(request.scope.chat_template)
     kinds = {str(spec): kind_of(spec) for spec in request.specs}
     files = [name for name, kind in kinds.items() if kind != "model"]
     if not files and not request.corpora:

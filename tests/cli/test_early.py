@@ -38,6 +38,23 @@ CASES: dict[str, tuple[str, int, str]] = {
     "no corpus for layers": ("layers model model-4bit", 2, "name a CORPUS"),
     "a missing corpus": ("compare model model-4bit nowhere.txt", 1, "no corpus at 'nowhere.txt'"),
     "a folder for a corpus": ("compare model model-4bit nothing", 1, "nothing is a folder without"),
+    "no chat template": (
+        "compare model model-4bit corpus.txt --chat-template no.jinja", 1,
+        "cannot read the chat template no.jinja",
+    ),
+    "no calibration text": (
+        "compare model model-4bit corpus.txt --calibration no.txt", 1, "no corpus at 'no.txt'",
+    ),
+    "a pair without its completion": (
+        "compare model model-4bit corpus.txt --prompt-field a", 2, "go together: give both",
+    ),
+    "prompts for nobody": ("answer model -o new.jsonl", 2, "PROMPTS"),
+    "answers over something else": (
+        "answer model corpus.txt -o corpus.txt", 2, "is an input of this run",
+    ),
+    "answers of a recording": (
+        "answer old.rec corpus.txt -o new.jsonl", 1, "is a recording, which cannot answer",
+    ),
     "an empty corpus": ("compare model model-4bit empty.txt", 1, "empty.txt is empty"),
     "an empty stdin": ("perplexity model -", 1, "<stdin> is empty"),
     "stdin twice": ("perplexity model - -", 2, "name it once"),
