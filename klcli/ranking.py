@@ -9,7 +9,7 @@ from typing import Any
 from klcli.checks import Inputs
 from klcli.errors import KlcliError, in_one_line
 from klcli.judge.gate import overall
-from klcli.judge.ranking import Candidate, Compared, Ranking, ordered
+from klcli.judge.ranking import Candidate, Compared, Ranking, ordered, warnings_of_all
 from klcli.judge.report import Report
 from klcli.rank_request import RankRequest
 from klcli.request import Measurement
@@ -54,6 +54,7 @@ def rank(request: RankRequest, inputs: Inputs, wrong: Sequence[KlcliError | None
         candidates=candidates,
         in_order=request.in_order,
         verdict=overall(results),
+        warnings=warnings_of_all(compared),
     )
 
 

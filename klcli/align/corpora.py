@@ -46,6 +46,7 @@ def from_corpora(sources: Sequence[Source], corpora: Sequence[Corpus], scope: Sc
         notices=(
             *notices,
             *_split_documents(table),
+            *_not_scored(table),
             *_special_strings(table.corpora, vocabulary, parsed),
         ),
     )
@@ -166,6 +167,21 @@ def _split_documents(table: WindowTable) -> list[Notice]:
         f"{len(first.ids):,} tokens): what is behind is read without the beginning"
     )
     return [Notice(code="documents_split", message=message)]
+
+
+def _not_scored(table: WindowTable) -> list[Notice]:
+    """That nothing of some documents is scored: they are too short, or lost their answers."""
+    scored = {window.document for window in table.windows}
+    others = [one for number, one in enumerate(table.documents) if number not in scored]
+    if not others:
+        return []
+    named = ", ".join(document.name for document in others[:3])
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    message = (
+        f"nothing is scored of {len(others):,} of {len(table.documents):,} documents, which are "
+        f"too short or have no answer left: {named}{more}"
+    )
+    return [Notice(code="documents_not_scored", message=message)]
 
 
 def _is_at_the_start(window: Window) -> bool:

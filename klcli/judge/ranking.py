@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from klcli.errors import Notice
 from klcli.judge.clusters import Clusters, Floats
 from klcli.judge.gate import GateResult, Verdict
 from klcli.judge.intervals import Metric, independent_error
@@ -76,7 +77,8 @@ class Ranking:
     """The result of ``rank``: the candidates in order, those that failed last.
 
     ``in_order`` says that they are in natural order, as checkpoints of a training run are; else
-    they are in order of their KL. ``verdict`` is that of all gates of all candidates.
+    they are in order of their KL. ``verdict`` is that of all gates of all candidates;
+    ``warnings`` are those that every comparison has.
     """
 
     reference: Mapping[str, Any]
@@ -86,6 +88,7 @@ class Ranking:
     candidates: Sequence[Candidate]
     in_order: bool = False
     verdict: Verdict | None = None
+    warnings: Sequence[Notice] = ()
 
     def __repr__(self) -> str:
         failed = sum(one.error is not None for one in self.candidates)
@@ -109,13 +112,14 @@ class Ranking:
             "in_order": self.in_order,
             "candidates": [asdict(one) for one in self.candidates],
             "verdict": self.verdict,
+            "warnings": [asdict(one) for one in self.warnings],
         }
         return cast("dict[str, Any]", to_plain(document))
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A candidate with the KL of each token, NaN where it is excluded, and the clusters of tokens.
+    """A candidate with the KL of each token, NaN where it is excluded, the clusters and warnings.
 
     Of a whole report only that is kept: a report of a long text is large.
     """
@@ -123,6 +127,7 @@ class Compared:
     candidate: Candidate
     kl: Floats | None = None
     clusters: Clusters | None = None
+    warnings: Sequence[Notice] = ()
 
     @classmethod
     def of(cls, source: str, report: Report, *, in_order: bool) -> "Compared":
@@ -144,7 +149,14 @@ class Compared:
             gates=report.gates,
             verdict=report.verdict,
         )
-        return cls(candidate, kl, report.tokens.clusters)
+        return cls(candidate, kl, report.tokens.clusters, report.warnings)
+
+
+def warnings_of_all(compared: Sequence[Compared]) -> list[Notice]:
+    """The warnings that the reports of all candidates have; those that failed have no report."""
+    done = [one for one in compared if one.candidate.error is None]
+    first = done[0].warnings if done else ()
+    return [one for one in first if all(one in other.warnings for other in done)]
 
 
 def ordered(compared: Sequence[Compared], *, in_order: bool) -> list[Candidate]:

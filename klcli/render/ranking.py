@@ -221,6 +221,8 @@ def _named(ranking: Ranking) -> Iterator[tuple[Candidate, str]]:
 
 
 def _remarks(ranking: Ranking) -> Iterator[str]:
+    for one in ranking.warnings:
+        yield visible(f"{'Warning: ' if one.is_warning else ''}{one.message}", keep_spaces=True)
     if any(one.is_like_above for one in ranking.candidates):
         yield _ABOUT_ALIKE
     if any("kl" in one.lower_bounds for one in ranking.candidates):

@@ -4,7 +4,7 @@ A model that was calibrated, or trained, with the text that it is judged by look
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,9 +37,13 @@ class Overlap:
 
 def check_calibration(datasets: Sequence[Dataset], calibration: Dataset) -> Notice:
     """Say which documents are in the calibration text, or that none is."""
-    known = np.unique(np.concatenate([n_grams(one) for one in calibration.examples]))
     examples = [example for one in datasets for example in one.examples]
-    found = [Overlap(one.name, share_in(known, n_grams(one))) for one in examples]
+    own = [(one.name, hashes_of(one)) for one in examples]
+    known = _known(calibration, {min(LENGTH, len(hashes)) for _, hashes in own})
+    found = [
+        Overlap(name, share_in(known[min(LENGTH, len(hashes))], n_grams(hashes)))
+        for name, hashes in own
+    ]
     most = max(found, key=lambda one: one.share)
     hit = [one for one in found if one.share >= ENOUGH]
     if not hit:
@@ -67,22 +71,30 @@ def texts_of(example: Example) -> Iterator[str]:
         yield from (str(message.get("content") or "") for message in example.messages)
 
 
-def n_grams(example: Example) -> Hashes:
-    """A hash of each run of words of an example; of one that is shorter than a run, of all of it.
+def _known(calibration: Dataset, lengths: Iterable[int]) -> dict[int, Hashes]:
+    """The n-grams of the calibration text, sorted, of each length that is asked for."""
+    own = [hashes_of(one) for one in calibration.examples]
+    return {n: np.unique(np.concatenate([n_grams(one, n) for one in own])) for n in lengths}
 
-    Words are in small letters; of a script without spaces each character is one. The hash of a run
-    is Σ h(word i) · factor^i modulo 2^64, so that their order counts.
+
+def n_grams(single: Hashes, length: int = LENGTH) -> Hashes:
+    """A hash of each run of so many words; of a text that is shorter than a run, of all of it.
+
+    The hash of a run is Σ h(word i) · factor^i modulo 2^64, so that their order counts.
     """
-    single = _hashes("\n".join(texts_of(example)).lower())
-    length = min(LENGTH, len(single))
+    length = min(length, len(single))
     total = np.zeros(len(single) - length + 1 if length else 0, dtype=np.uint64)
     for place in range(length):
         total = total * _FACTOR + single[place : place + len(total)]
     return total
 
 
-def _hashes(text: str) -> Hashes:
-    """A number for each word. It is Python's own, which is the same within a process."""
+def hashes_of(example: Example) -> Hashes:
+    """A number for each word of an example. It is Python's own, the same within a process.
+
+    Words are in small letters; of a script without spaces each character is one.
+    """
+    text = "\n".join(texts_of(example)).lower()
     hashes = np.fromiter((hash(match[0]) for match in _WORD.finditer(text)), dtype=np.int64)
     return hashes.view(np.uint64)
 

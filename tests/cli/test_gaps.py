@@ -179,3 +179,30 @@ def test_the_plain_text_beside_a_conversation_is_read_as_ever(
     both = report_of(klcli, "compare", reference, candidate, corpus, *chat)
     alone = report_of(klcli, "compare", reference, candidate, corpus)
     assert both["corpora"][0]["metrics"]["kl"]["mean"] == alone["metrics"]["kl"]["mean"]
+
+
+def test_copies_and_calibration_text_are_warned_of(
+    klcli: Run, reference: Path, candidate: Path, chat: tuple[str | Path, ...], fixtures: Path
+) -> None:
+    path, *template = chat
+    calibration = ("--calibration", path)
+    found = report_of(klcli, "compare", reference, candidate, *chat, *calibration)
+    codes = {one["code"]: one["message"] for one in found["warnings"]}
+    assert "12 documents share 10% or more" in codes["calibration_overlap"]
+    assert "copies of another, of 12" in codes["duplicate_documents"]
+    others = (candidate, fixtures / "models" / "undertrained")
+    ranked = klcli(
+        "rank", reference, *others, "--corpus", path, *template, *calibration, "--format", "json",
+        "--quiet",
+    )  # fmt: skip
+    assert {one["code"] for one in json.loads(ranked.out)["warnings"]} >= {*codes}
+
+
+def test_documents_of_which_nothing_is_scored_are_counted(
+    klcli: Run, reference: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text("The cat sleeps.\n.\nA dog runs.\n.\n")
+    found = report_of(klcli, "perplexity", reference, path, "--documents", "line")
+    (message,) = [w["message"] for w in found["warnings"] if w["code"] == "documents_not_scored"]
+    assert message.startswith("nothing is scored of 2 of 4 documents")

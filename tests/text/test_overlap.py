@@ -9,9 +9,14 @@ import pytest
 from klcli.text.corpus import Document
 from klcli.text.duplicates import find_duplicates
 from klcli.text.examples import Conversation, Dataset, Example
-from klcli.text.overlap import LENGTH, check_calibration, n_grams, share_in
+from klcli.text.overlap import LENGTH, Hashes, check_calibration, hashes_of, share_in
+from klcli.text.overlap import n_grams as runs_of
 
 WORDS = [f"word{n}" for n in range(400)]
+
+
+def n_grams(example: Example) -> Hashes:
+    return runs_of(hashes_of(example))
 
 
 def document(text: str, name: str = "a") -> Document:
@@ -63,6 +68,13 @@ def test_documents_that_were_calibration_text_are_counted_and_the_worst_named() 
     assert notice.is_warning
     assert notice.message.startswith("1 document shares 10% or more of the 13-grams with calib.txt")
     assert "seen the most (100%)" in notice.message
+
+
+def test_a_short_document_is_found_inside_of_a_longer_text() -> None:
+    words = drawn(200, 0).split()
+    inside = document(" ".join(words[50:55]), "short")
+    notice = check_calibration([dataset(inside)], dataset(document(" ".join(words))))
+    assert "short the most (100%)" in notice.message
 
 
 def test_where_nothing_was_seen_it_is_said_quietly() -> None:
