@@ -81,7 +81,7 @@ class Notice:
         return self.code not in INFORMATION
 
 
-INFORMATION = frozenset({"fields_read", "chat_template", "calibration_checked"})
+INFORMATION = frozenset({"fields_read", "chat_template", "calibration_checked", "greedy_answers"})
 """The codes of notices that only say how something was read."""
 
 

@@ -48,7 +48,7 @@ def write_out(datasets: Sequence[Dataset], sources: Sequence[Source], scope: Sco
         corpora.append(Corpus(name=one.name, sha256=one.sha256, documents=documents))
     return Written(
         corpora=tuple(corpora),
-        notices=tuple(notices),
+        notices=(*notices, *_about_answers(examples)),
         protocol=_grouped(datasets) | _described(examples, template, scope),
     )
 
@@ -209,6 +209,18 @@ def _grouped(datasets: Sequence[Dataset]) -> dict[str, str]:
     """The field that documents are grouped by, if they are."""
     field = next((one.group_by for one in datasets if one.group_by is not None), None)
     return {} if field is None else {"group_by": field}
+
+
+def _about_answers(examples: Sequence[Example]) -> list[Notice]:
+    """That greedy answers favour who gave them."""
+    answers = [one for one in examples if isinstance(one, Answer)]
+    if not answers or not all(one.is_greedy for one in answers):
+        return []
+    message = (
+        f"{len(answers):,} answers, each token the first choice of the model that gave them: flips "
+        "can only be lost, and perplexity favours it; look at kl and at the answers"
+    )
+    return [Notice(code="greedy_answers", message=message)]
 
 
 def _described(
