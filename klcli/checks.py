@@ -234,6 +234,8 @@ def _check_noise_floor(request: Measurement) -> None:
     reference = request.specs[0]
     if request.noise_floor is not None and kind_of(reference) != "model":
         raise UsageError(f"--noise-floor reads the REFERENCE again: {reference} is not a model")
+    if request.noise_floor is not None and request.loads[0].engine != "transformers":
+        raise UsageError("--noise-floor needs a reference that transformers runs: compare with it")
 
 
 def _known(request: Measurement) -> Mapping[str, Any]:

@@ -14,6 +14,9 @@ from klcli.errors import UsageError, choose_from
 
 Task = Literal["causal", "masked"]
 TaskChoice = Literal["auto", "causal", "masked"]
+Engine = Literal["transformers", "llama.cpp"]
+KvCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+FlashAttention = Literal["auto", "on", "off"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 ValueKind = Literal["logits", "log_probs", "probs"]
 ValueChoice = Literal["auto", "logits", "log_probs", "probs"]

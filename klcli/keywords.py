@@ -8,7 +8,10 @@ from klcli.choices import (
     Bos,
     DocumentSplit,
     DtypeName,
+    Engine,
+    FlashAttention,
     KeepTop,
+    KvCacheType,
     NoiseFloor,
     Pll,
     Score,
@@ -66,7 +69,17 @@ class ReadOptions(TypedDict, total=False):
     announce: Callable[[str], None] | None
 
 
-class RunOptions(ReadOptions, total=False):
+class EngineOptions(TypedDict, total=False):
+    """What runs a GGUF file, and how."""
+
+    engine: Engine
+    kv_cache_type: KvCacheType
+    flash_attention: FlashAttention
+    threads: int | None
+    gpu_layers: int | None
+
+
+class RunOptions(ReadOptions, EngineOptions, total=False):
     """Keyword arguments of ``perplexity``, and with those of ``CompareOptions`` of ``compare``."""
 
     calibration: AnyPath | None
@@ -100,7 +113,22 @@ class SidedOptions(TypedDict, total=False):
     candidate_adapter: AnyPath | None
 
 
-class CompareOptions(RunOptions, SidedOptions, total=False):
+class SidedEngineOptions(TypedDict, total=False):
+    """What runs one of two GGUF files; it goes before what stands for both."""
+
+    reference_engine: Engine | None
+    candidate_engine: Engine | None
+    reference_kv_cache_type: KvCacheType | None
+    candidate_kv_cache_type: KvCacheType | None
+    reference_flash_attention: FlashAttention | None
+    candidate_flash_attention: FlashAttention | None
+    reference_threads: int | None
+    candidate_threads: int | None
+    reference_gpu_layers: int | None
+    candidate_gpu_layers: int | None
+
+
+class CompareOptions(RunOptions, SidedOptions, SidedEngineOptions, total=False):
     """Keyword arguments of ``compare`` beside those of ``RunOptions``."""
 
     outliers: int
@@ -112,7 +140,7 @@ class CompareOptions(RunOptions, SidedOptions, total=False):
     candidate_token_ids: AnyPath | None
 
 
-class RankOptions(ReadOptions, SidedOptions, total=False):
+class RankOptions(ReadOptions, SidedOptions, EngineOptions, SidedEngineOptions, total=False):
     """Keyword arguments of ``rank``."""
 
     calibration: AnyPath | None

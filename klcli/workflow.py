@@ -36,10 +36,9 @@ from klcli.sources.devices import batch_tokens_for
 from klcli.sources.files.llamacpp_writer import write_base_file
 from klcli.sources.given import GivenLogits, GivenModel, paths_of
 from klcli.sources.hf.given import as_found
-from klcli.sources.hf.loading import open_model
 from klcli.sources.hf.variants import read_differently
 from klcli.sources.kinds import kind_of
-from klcli.sources.opening import open_source, told_of_loading
+from klcli.sources.opening import open_live, open_source, told_of_loading
 from klcli.sources.options import LoadOptions, RecordingFormat
 from klcli.sources.recording.reader import open_recording
 from klcli.sources.recording.writer import Recorded, record
@@ -109,7 +108,7 @@ def _recorded_to(request: Recording, corpora: Sequence[Dataset]) -> Recorded:
     """Record with a model, which is loaded or given."""
     output, hooks = Path(request.output), request.hooks
     with told_of_loading(request.model, hooks):
-        source = open_model(request.model, request.load)
+        source = open_live(request.model, request.load)
     if request.is_base_file and source.task == "masked":
         raise UsageError(
             f"a .kld file holds what causal models predict, and {request.model} is masked"
@@ -220,7 +219,7 @@ def _recorded(
 ) -> ReadOnce:
     """A recording in ``folder`` under the name of its model, which has left the memory again."""
     with told_of_loading(spec, request.hooks):
-        live = open_model(spec, load)
+        live = open_live(spec, load)
     alignment = align([live], corpora, request.scope)
     record(
         live,

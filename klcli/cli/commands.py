@@ -43,7 +43,7 @@ from klcli.cli.showing import (
     say,
     verdict_code,
 )
-from klcli.cli.source_options import source_options
+from klcli.cli.source_options import engine_options, source_options
 from klcli.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def cli() -> None:
 @click.argument("corpus", nargs=-1, type=click.Path())
 @text_options
 @source_options(sided=True)
+@engine_options(sided=True)
 @compare_options
 @run_options
 @output_options
@@ -111,6 +112,7 @@ def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: 
 @click.argument("corpus", nargs=-1, type=click.Path())
 @text_options
 @source_options(sided=False)
+@engine_options(sided=False)
 @run_options
 @output_options
 def perplexity(model: str, corpus: tuple[str, ...], **options: Any) -> int:
@@ -137,6 +139,7 @@ def perplexity(model: str, corpus: tuple[str, ...], **options: Any) -> int:
 @recording_options
 @text_options
 @source_options(sided=False)
+@engine_options(sided=False)
 @section(
     "Output",
     click.option("--quiet", is_flag=True, help="No progress and no summary on stderr."),
@@ -240,6 +243,7 @@ def layers(
 @click.argument("candidates", nargs=-1, required=True, metavar="CANDIDATE...", type=click.Path())
 @text_options
 @source_options(sided=True, inside=True)
+@engine_options(sided=True)
 @rank_options
 def rank(
     reference: str,

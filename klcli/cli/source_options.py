@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from klcli.choices import DtypeName, TaskChoice, ValueChoice
+from klcli.choices import DtypeName, Engine, FlashAttention, KvCacheType, TaskChoice, ValueChoice
 from klcli.cli.help import Decorated, one_of, section, several
 
 
@@ -74,6 +74,43 @@ _task_option = click.option(
 
 OF_FILES = ("values", "token_ids")
 """Settings of logit files."""
+
+
+ENGINE: dict[str, tuple[str, dict[str, Any]]] = {
+    "engine": (
+        "What runs a .gguf file: transformers turns its weights into float32, llama.cpp runs it as "
+        "it is served. Needs klcli[llama.cpp].",
+        {"type": one_of(Engine), "default": "transformers", "show_default": True},
+    ),
+    "kv_cache_type": (
+        "Number format of the cache of llama.cpp.",
+        {"type": one_of(KvCacheType), "default": "f16", "show_default": True},
+    ),
+    "flash_attention": (
+        "Whether llama.cpp uses flash attention.",
+        {"type": one_of(FlashAttention), "default": "auto", "show_default": True},
+    ),
+    "threads": (
+        "Threads of llama.cpp.  [default: those of torch]",
+        {"type": click.IntRange(min=1), "metavar": "N"},
+    ),
+    "gpu_layers": (
+        "Layers that llama.cpp puts on a GPU.  [default: its own]",
+        {"type": click.IntRange(min=0), "metavar": "N"},
+    ),
+}
+"""The settings of llama.cpp, each with what it does."""
+
+
+def engine_options(*, sided: bool) -> Callable[[Decorated], Decorated]:
+    """What runs a GGUF file, and how; for each side where there are two."""
+    decorators = [
+        _sided(name, what, **settings)
+        if sided
+        else click.option(f"--{name.replace('_', '-')}", help=what, **settings)
+        for name, (what, settings) in ENGINE.items()
+    ]
+    return section("Models", *decorators, common=("engine", "candidate_engine"))
 
 
 def source_options(

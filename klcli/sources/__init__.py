@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
     from klcli.choices import Task
     from klcli.errors import Notice
+    from klcli.sources.hf.proof import Proof
     from klcli.sources.rows import Rows
     from klcli.text.vocabulary import TokenNames, Vocabulary
     from klcli.text.windows import Window, WindowTable
@@ -86,6 +87,19 @@ class Source(Protocol):
             SourceError: one was written to, replaced or removed.
         """
         ...
+
+
+class Live(Source, Protocol):
+    """A model, whoever runs it: it takes any windows, and can be recorded.
+
+    Attributes:
+        proof: what a probe found of its output head.
+        state_dtype: the number format of what its head is given.
+    """
+
+    proof: "Proof"
+    state_dtype: "torch.dtype"
+    vocabulary: "Vocabulary"
 
 
 def identity_of(source: Source) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from klcli.errors import SourceError
 from klcli.sources.given import Spec
 from klcli.sources.kinds import check_there, kind_of
+from klcli.sources.llamacpp.place import check_gguf
 from klcli.sources.options import LoadOptions
 
 
@@ -33,6 +34,9 @@ def check_model(spec: str, options: LoadOptions) -> None:
     Raises:
         SourceError: there is none, or files of it, or of its adapter, are missing or damaged.
     """
+    if options.engine == "llama.cpp":
+        check_gguf(spec)
+        return
     from klcli.sources.hf.checkpoint import loading, locate
     from klcli.sources.hf.hub import check_on_hub
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from klcli.errors import SourceError, reading
 from klcli.hooks import Hooks
-from klcli.sources import Source
+from klcli.sources import Live, Source
 from klcli.sources.given import GivenLogits, GivenModel, Spec
 from klcli.sources.kinds import SourceKind, kind_of
 from klcli.sources.options import LoadOptions
@@ -40,6 +40,23 @@ def open_source(spec: Spec, options: LoadOptions, beside: Source | None = None) 
         return _OPENERS[kind](spec, options)
 
 
+def open_live(spec: str | GivenModel, options: LoadOptions, beside: Source | None = None) -> Live:
+    """Load a model, or take the one that a caller has loaded; llama.cpp runs it where asked for.
+
+    Raises:
+        SourceError: it cannot be loaded.
+    """
+    from klcli.sources.hf.loading import open_model
+
+    if options.engine == "transformers":
+        return open_model(spec, options, beside)
+    if isinstance(spec, GivenModel):
+        raise SourceError("--engine llama.cpp runs .gguf files, not models in memory: give a path")
+    from klcli.sources.llamacpp.model import open_gguf
+
+    return open_gguf(spec, options)
+
+
 def _open_recording(spec: str, options: LoadOptions) -> Source:
     from klcli.sources.recording.reader import open_recording
 
@@ -65,9 +82,7 @@ def _open_arrays(spec: str, options: LoadOptions) -> Source:
 
 
 def _open_model(spec: str, options: LoadOptions, beside: Source | None) -> Source:
-    from klcli.sources.hf.loading import load_model
-
-    return load_model(spec, options, beside)
+    return open_live(spec, options, beside)
 
 
 def _take_logits(given: GivenLogits, options: LoadOptions) -> Source:

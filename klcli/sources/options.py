@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from klcli.choices import (
     DEFAULT_TOP_K,
     DtypeName,
+    Engine,
+    FlashAttention,
+    KvCacheType,
     RecordingChoice,
     TaskChoice,
     ValueChoice,
@@ -29,6 +32,8 @@ class LoadOptions:
     ``allow_other_architecture`` (than a language model's), ``compile`` (the blocks, with
     torch.compile) and ``batch_tokens`` (the ids of one forward pass). For logit files are
     ``token_ids`` (a ``.npy`` file), ``tokenizer`` (a model whose tokenizer it is) and ``values``.
+    ``engine`` is what runs a GGUF file; for llama.cpp are ``kv_cache_type``, ``flash_attention``,
+    ``threads`` and ``gpu_layers`` (all that fit where None).
 
     Raises:
         UsageError: a value is not one of the choices, or too small.
@@ -47,6 +52,11 @@ class LoadOptions:
     token_ids: str | None = None
     tokenizer: str | None = None
     values: ValueChoice = "auto"
+    engine: Engine = "transformers"
+    kv_cache_type: KvCacheType = "f16"
+    flash_attention: FlashAttention = "auto"
+    threads: int | None = at_least(1)
+    gpu_layers: int | None = at_least(0)
 
     def __post_init__(self) -> None:
         check_fields(self)

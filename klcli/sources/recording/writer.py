@@ -19,6 +19,7 @@ from torch import Tensor
 from klcli.choices import RecordingChoice, RecordingKind
 from klcli.errors import Notice, SourceError
 from klcli.hooks import Progress
+from klcli.sources import Live
 from klcli.sources.head import Head
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.options import RecordingFormat
@@ -31,7 +32,7 @@ from klcli.sources.recording.format import (
     rows_in,
     shard_name,
 )
-from klcli.sources.rows import HeadRows, TensorRows
+from klcli.sources.rows import HeadRows, Rows
 from klcli.storage import manifest as manifests
 from klcli.storage.files import check_size, put
 from klcli.storage.manifest import MANIFEST, TOKENIZER, WINDOWS
@@ -66,7 +67,7 @@ class Recorded:
 
 
 def record(
-    source: ModelSource,
+    source: Live,
     table: WindowTable,
     folder: Path,
     wanted: RecordingFormat,
@@ -99,7 +100,7 @@ def record(
         )
 
 
-def _choose_kind(source: ModelSource, kind: RecordingChoice) -> tuple[RecordingKind, str | None]:
+def _choose_kind(source: Live, kind: RecordingChoice) -> tuple[RecordingKind, str | None]:
     if kind in ("logits", "topk"):
         return kind, None
     reason = _why_not_hidden(source)
@@ -116,9 +117,9 @@ def _choose_kind(source: ModelSource, kind: RecordingChoice) -> tuple[RecordingK
     )
 
 
-def _why_not_hidden(source: ModelSource) -> str | None:
+def _why_not_hidden(source: Live) -> str | None:
     """Why the head, as it would be stored, is not the model's; None where the probe finds it is."""
-    if source.proof.head is None:
+    if source.proof.head is None or not isinstance(source, ModelSource):
         return source.proof.reason
     self_kl = source.self_kl(source.proof.head.with_matrix(source.stored_matrix()))
     if self_kl > source.proof.bound:
@@ -127,7 +128,7 @@ def _why_not_hidden(source: ModelSource) -> str | None:
 
 
 def _request(
-    source: ModelSource, table: WindowTable, kind: RecordingKind, top_k: int, batch_tokens: int
+    source: Live, table: WindowTable, kind: RecordingKind, top_k: int, batch_tokens: int
 ) -> dict[str, Any]:
     """What makes a recording the same one when it goes on."""
     protocol = table.protocol
@@ -148,7 +149,7 @@ def _request(
 
 
 def _begin(
-    source: ModelSource,
+    source: Live,
     table: WindowTable,
     folder: Path,
     request: Mapping[str, Any],
@@ -160,7 +161,7 @@ def _begin(
     manifest = _new_manifest(source, table, request, software)
     put(folder / WINDOWS, windows_to_bytes(table), manifest["files"])
     put(folder / TOKENIZER, source.vocabulary.to_json().encode(), manifest["files"])
-    if request["kind"] == "hidden":
+    if request["kind"] == "hidden" and isinstance(source, ModelSource):
         matrix = {name: t.contiguous().cpu() for name, t in source.stored_matrix().items()}
         put(folder / HEAD, safetensors.torch.save(matrix), manifest["files"])
     manifests.save(folder, manifest)
@@ -168,7 +169,7 @@ def _begin(
 
 
 def _new_manifest(
-    source: ModelSource,
+    source: Live,
     table: WindowTable,
     request: Mapping[str, Any],
     software: Mapping[str, Any],
@@ -217,7 +218,7 @@ def _settings_of(head: Head) -> dict[str, Any]:
     }
 
 
-def _bytes_per_row(source: ModelSource, kind: RecordingKind, top_k: int | None) -> int:
+def _bytes_per_row(source: Live, kind: RecordingKind, top_k: int | None) -> int:
     if kind == "topk":
         return 8 * min(top_k or source.width, source.width) + 4
     if kind == "hidden" and source.proof.head is not None:
@@ -227,7 +228,7 @@ def _bytes_per_row(source: ModelSource, kind: RecordingKind, top_k: int | None) 
 
 @torch.inference_mode()
 def _record_rows(
-    source: ModelSource,
+    source: Live,
     table: WindowTable,
     folder: Path,
     manifest: dict[str, Any],
@@ -256,15 +257,14 @@ def _record_rows(
     pending.finish()
 
 
-def _pack(
-    manifest: Mapping[str, Any], rows: HeadRows | TensorRows, start: int, stop: int
-) -> dict[str, Tensor]:
+def _pack(manifest: Mapping[str, Any], rows: Rows, start: int, stop: int) -> dict[str, Tensor]:
     """The tensors that a shard keeps of some rows."""
     kind: RecordingKind = manifest["kind"]
     if kind == "hidden":
         assert isinstance(rows, HeadRows)
         return {"hidden": rows.hidden(start, stop).cpu()}
     logits = rows.block(start, stop)
+    assert isinstance(logits, Tensor)  # a live model lists no tops
     if kind == "logits":
         return {"logits": logits.cpu().clone()}
     return _top_of(logits.cpu(), manifest["request"]["top_k"])
