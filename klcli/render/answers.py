@@ -15,10 +15,16 @@ def said_of_answers(report: Report) -> list[str]:
     agreeing = round((found.agreeing["value"] or 0.0) * found.count)
     said = [f"{who} {would} in {agreeing:,} of {count(found.count, 'answer')}"]
     if found.median_first is not None:
-        said.append(f"half part by token {found.median_first + 1:,}")
+        said.append(f"half of them part by token {found.median_first + 1:,}")
     elif found.mean_first is not None:
         said.append(f"the others part at token {found.mean_first + 1:,.0f} on average")
     return said
+
+
+def sentence_about_answers(report: Report) -> str:
+    """The same as one sentence; empty without answers."""
+    said = "; ".join(said_of_answers(report))
+    return f"{said[0].upper()}{said[1:]}." if said else ""
 
 
 def agreement_said(found: Answers) -> str:
