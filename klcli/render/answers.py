@@ -15,9 +15,9 @@ def said_of_answers(report: Report) -> list[str]:
     agreeing = round((found.agreeing["value"] or 0.0) * found.count)
     said = [f"{who} {would} in {agreeing:,} of {count(found.count, 'answer')}"]
     if found.median_first is not None:
-        said.append(f"half of them part by token {found.median_first + 1:,}")
+        said.append(f"half of them differ by token {found.median_first + 1:,}")
     elif found.mean_first is not None:
-        said.append(f"the others part at token {found.mean_first + 1:,.0f} on average")
+        said.append(f"the others differ at token {found.mean_first + 1:,.0f} on average")
     return said
 
 

@@ -10,7 +10,7 @@ from klcli.choices import DocumentSplit
 from klcli.errors import CorpusError, Notice
 from klcli.text.corpus import STDIN, Document, Texts
 from klcli.text.examples import Conversation, Dataset, Example
-from klcli.text.fields import examples_of, wanted_fields
+from klcli.text.fields import examples_of, looks_like_records, wanted_fields
 from klcli.text.opening import decode, ending_of, is_url, read_bytes, read_text
 from klcli.text.scope import Fields
 from klcli.text.tables import READERS
@@ -78,9 +78,13 @@ def read_lines(path: str) -> list[tuple[int, str]]:
     return list(enumerate(read_text(path).rstrip().split("\n")))
 
 
-def _read_file(path: str, split: DocumentSplit, fields: Fields) -> Dataset:
+def _read_file(
+    path: str, split: DocumentSplit, fields: Fields, *, may_be_empty: bool = False
+) -> Dataset:
     name, raw = "<stdin>" if path == STDIN else path, read_bytes(path)
     ending = ending_of(path)
+    if path == STDIN and looks_like_records(raw.decode(errors="replace")):
+        ending = ".jsonl"
     notices: list[Notice] = []
     examples: list[Example]
     if ending in READERS:
@@ -91,7 +95,8 @@ def _read_file(path: str, split: DocumentSplit, fields: Fields) -> Dataset:
         examples = list(_documents(decode(raw, name), name, split))
     if ending != ".parquet":
         raw = decode(raw, name).encode()  # the text alone counts, not a mark before it
-    _check_any(examples, name, notices)
+    if not may_be_empty:
+        _check_any(examples, name, notices)
     return Dataset(
         name=name,
         sha256=hashlib.sha256(raw).hexdigest(),
@@ -132,7 +137,8 @@ def _read_folder(folder: Path, split: DocumentSplit, fields: Fields) -> Dataset:
     if not files:
         known = " ".join((*TEXT_ENDINGS, *READERS))
         raise CorpusError(f"{folder} is a folder without a file that can be read: {known}")
-    parts = [_read_file(str(path), split, fields) for path in files]
+    parts = [_read_file(str(path), split, fields, may_be_empty=True) for path in files]
+    _check_any([example for part in parts for example in part.examples], str(folder))
     kinds = {_kind(example): one.name for one in parts for example in one.examples[:1]}
     if len(kinds) > 1:
         (first, one), (second, other) = list(kinds.items())[:2]

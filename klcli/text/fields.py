@@ -76,22 +76,37 @@ def examples_of(
         if kind is None or first is None:
             kind, first = kind_of(row.record, where, fields), row
         _check_like(row, first, kind, where, fields)
-        group = None if fields.group_by is None else _group(row.record[fields.group_by])
         try:
-            examples.append(_made(kind, f"{name}#{row.number}", row.record, group, where))
+            examples.append(_made(kind, f"{name}#{row.number}", row.record, fields, where))
         except Skipped as reason:
             skipped.append((f"{name}#{row.number}", str(reason)))
     return examples, _notices(name, kind, first, examples, skipped, fields)
 
 
 def wanted_fields(names: list[str], fields: Fields) -> list[str]:
-    """Which of a file's columns are needed: those that may say what its records are."""
-    known = {
-        TEXT, *MESSAGES, *ANSWER, *(one for pair in PAIRS for one in pair), "tools", "answer",
-        "vocabulary", "temperature", fields.text_field, fields.prompt_field,
-        fields.completion_field, fields.group_by,
-    }  # fmt: skip
-    return [name for name in names if name in known] or names
+    """Which of a file's columns are needed: those that may say what its records are.
+
+    All, where what is needed is not there, so that a message can list them.
+    """
+    given = {
+        fields.text_field, fields.prompt_field, fields.completion_field, fields.group_by,
+    } - {None}  # fmt: skip
+    telling = {TEXT, *MESSAGES, *ANSWER, *(one for pair in PAIRS for one in pair)}
+    known = telling | given | {"tools", "answer", "vocabulary", "temperature"}
+    if not given <= {*names} or not (telling | given) & {*names}:
+        return names
+    return [name for name in names if name in known]
+
+
+def looks_like_records(text: str) -> bool:
+    """Whether a text begins with a JSON object that has a field which klcli knows."""
+    first = next((line for line in text.split("\n", 100) if line.strip()), "")
+    try:
+        record = json.loads(first)
+        kind_of(record, "", Fields())
+    except (ValueError, RecursionError, CorpusError, TypeError):
+        return False
+    return isinstance(record, dict)
 
 
 def kind_of(record: Record, where: str, fields: Fields) -> Kind:
@@ -135,8 +150,9 @@ def _check_like(row: Row, first: Row, kind: Kind, where: str, fields: Fields) ->
     )
 
 
-def _made(kind: Kind, name: str, record: Record, group: str | None, where: str) -> Example:
+def _made(kind: Kind, name: str, record: Record, fields: Fields, where: str) -> Example:
     try:
+        group = None if fields.group_by is None else _group(record[fields.group_by])
         return kind.make(name, record, group)
     except CorpusError as error:
         raise CorpusError(f"{where}: {error}") from None
@@ -250,8 +266,7 @@ def _message(message: Any, where: str) -> Message:
     """A message with ``role`` and ``content``, also of one as ShareGPT has it."""
     if not isinstance(message, Mapping):
         _refuse(where, "an object", message)
-    if "role" not in message and "from" in message:
-        role = message["from"]
+    if "role" not in message and isinstance(role := message.get("from"), str):
         message = {"role": SPEAKERS.get(role, role), "content": message.get("value")}
     if not isinstance(message.get("role"), str):
         raise CorpusError(f"{where} has no role; its fields are {_listed(message)}")
@@ -281,6 +296,7 @@ def _tools(record: Record) -> tuple[Mapping[str, Any], ...]:
         tools = _from_json(tools, "tools")
     if not isinstance(tools, list | tuple) or not all(isinstance(t, Mapping) for t in tools):
         _refuse("tools", "a list of objects", tools)
+    _check_unicode(json.dumps(tools, ensure_ascii=False, default=str), "tools")
     return tuple(tools)
 
 
@@ -337,7 +353,10 @@ def _refuse(what: str, wanted: str, value: Any) -> NoReturn:
 
 
 def _group(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    if not isinstance(value, str):
+        return json.dumps(value, default=str)
+    _check_unicode(value, repr(value))
+    return value
 
 
 def _listed(record: Mapping[str, Any]) -> str:

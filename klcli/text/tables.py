@@ -4,7 +4,6 @@ import csv
 import importlib.util
 import io
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,8 @@ from klcli.errors import CorpusError, UsageError, gist, reason_of
 from klcli.text.opening import decode
 
 Record = Mapping[str, Any]
+MOST_OF_A_CELL = 2**31 - 1
+"""Characters of a CSV cell: as many as every platform can count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def csv_rows(raw: bytes, name: str, _: Wanted) -> Iterator[Row]:
     Raises:
         CorpusError: a row has more or fewer cells than there are fields.
     """
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(MOST_OF_A_CELL)
     lines = csv.reader(io.StringIO(decode(raw, name), newline=""), strict=True)
     try:
         names = next(lines, [])

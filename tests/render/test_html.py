@@ -117,5 +117,5 @@ def test_what_is_said_of_answers_is_a_sentence() -> None:
         greedy=True, count=4, agreeing=share(0.25), median_first=5, mean_first=4.0,
         survival=[Survival(tokens=1, share=1.0, ci_low=None, ci_high=None)], answers=[],
     )  # fmt: skip
-    said = "The candidate would say the same in 1 of 4 answers; half of them part by token 6."
+    said = "The candidate would say the same in 1 of 4 answers; half of them differ by token 6."
     assert f"<p>{said}</p>" in page_of(compare_report(answers=answers))

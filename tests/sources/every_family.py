@@ -23,7 +23,7 @@ LARGEST = 40_000_000
 """Weights of a model that is not tiny."""
 SPREAD = 8.0
 """What the output embeddings are multiplied by, so that no distribution is flat."""
-ABSOLUTE, RELATIVE = 3e-7, 3e-6
+ABSOLUTE, RELATIVE = 3e-7, 1e-5
 """What klcli's float32 may differ by from the float64 sum over the same logits, in nats."""
 
 SAME = 1e-13

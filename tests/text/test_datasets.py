@@ -296,3 +296,10 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(
     with pytest.raises(CorpusError, match="more than 100 times its size"):
         read_dataset(str(bomb))
     assert documents_of(str(honest))[0].text.endswith("19999")
+
+
+def test_records_on_stdin_are_read_as_records(pipe: Callable[[bytes], None]) -> None:
+    pipe(b'\n{"text": "one"}\n{"text": "two"}\n')
+    assert [one.text for one in documents_of("-")] == ["one", "two"]
+    pipe(b'{"a": 1} is no record\n')
+    assert [one.text for one in documents_of("-")] == ['{"a": 1} is no record\n']

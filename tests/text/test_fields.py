@@ -162,6 +162,8 @@ def test_groups_are_the_values_of_a_field(tmp_path: Path) -> None:
         ),
         pytest.param([{"messages": [{"role": "user", "content": "\ud800"}]}], r"not Unicode",
                      id="half a surrogate pair"),
+        pytest.param([{"conversations": [{"from": ["a"], "value": "x"}]}], r"has no role",
+                     id="a list as role"),
         pytest.param([{"messages": CHAT, "tools": 5}], r"tools is not a list", id="tools"),
         pytest.param([answer(answer_ids=[-1])], r"answer_ids is not a list of token ids",
                      id="a negative id"),
@@ -202,6 +204,11 @@ def test_a_field_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
         read(tmp_path, {"text": "x", "n": 1}, fields={"text_field": "body"})
     with pytest.raises(CorpusError, match=r"line 1 has no 'lang'"):
         read(tmp_path, {"text": "x"}, fields={"group_by": "lang"})
+
+
+def test_a_group_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"line 1: .* is not Unicode"):
+        read(tmp_path, {"text": "x", "g": "\ud800"}, fields={"group_by": "g"})
 
 
 class TestCsv:
@@ -250,6 +257,8 @@ class TestParquet:
         with pytest.raises(CorpusError, match=r"its fields are body, n"):
             read_dataset(str(path))
         assert texts(read_dataset(str(path), fields=Fields(text_field="body"))) == ["x"]
+        with pytest.raises(CorpusError, match=r"has no 'lang'; its fields are body, n"):
+            read_dataset(str(path), fields=Fields(text_field="body", group_by="lang"))
 
 
 class TestFolder:
@@ -269,6 +278,13 @@ class TestFolder:
         read(tmp_path, {"messages": CHAT})
         with pytest.raises(CorpusError, match="give files of one kind"):
             read_dataset(str(tmp_path))
+
+    def test_an_empty_file_does_not_matter(self, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text("")
+        with pytest.raises(CorpusError, match="is empty"):
+            read_dataset(str(tmp_path))
+        (tmp_path / "b.txt").write_text("text")
+        assert texts(read_dataset(str(tmp_path))) == ["text"]
 
     def test_the_digest_changes_with_a_text_and_with_a_name(self, tmp_path: Path) -> None:
         path = tmp_path / "a.txt"
