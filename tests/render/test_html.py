@@ -106,8 +106,10 @@ def test_a_limit_that_is_missed_does_not_look_like_one_that_is_kept() -> None:
 
 
 def test_a_slice_that_has_all_tokens_gets_no_picture() -> None:
-    some = [one_slice("turn", "1", 1000), one_slice("turn", "2", COUNTS["tokens"] - 1000)]
-    page = page_of(compare_report(slices=[one_slice("role", "assistant", COUNTS["tokens"]), *some]))
+    counts = {**COUNTS, "tokens": 3584}
+    turns = [one_slice("turn", "1", 1000), one_slice("turn", "2", 2584)]
+    slices = [one_slice("role", "assistant", 3584), *turns]
+    page = page_of(compare_report(slices=slices, counts=counts))
     assert 'id="slices-turn"' in page
     assert 'id="slices-role"' not in page
 
