@@ -34,6 +34,7 @@ from klcli.text.overlap import check_calibration
 from klcli.text.templates import read_template
 
 NO_CORPUS = "name a CORPUS: a text file, or - for stdin"
+NO_CORPUS_TO_RANK_ON = "name a CORPUS with --corpus: names without it are candidates"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,7 @@ def check_ranking(request: RankRequest) -> tuple[Inputs, list[KlcliError | None]
     if request.run is not None:
         _check_folder(Path(request.run))
     first = request.pairs[0]
-    _check_text(first)
+    _check_text(first, NO_CORPUS_TO_RANK_ON)
     corpora = read_datasets(first.corpora, first.scope.split, first.fields)
     check_datasets(first.limits.parsed, corpora)
     check_source(first.specs[0], first.loads[0])
@@ -211,13 +212,16 @@ def _check_template(path: str | None) -> None:
         read_template(path)
 
 
-def _check_text(request: Measurement) -> None:
-    """Models need a text. Files bring their tokens, and can take a text if a tokenizer is known."""
+def _check_text(request: Measurement, missing: str = NO_CORPUS) -> None:
+    """Models need a text: else ``missing`` says so.
+
+    Files bring their tokens, and can take a text if a tokenizer is known.
+    """
     _check_template(request.scope.chat_template)
     kinds = {str(spec): kind_of(spec) for spec in request.specs}
     files = [name for name, kind in kinds.items() if kind != "model"]
     if not files and not request.corpora:
-        raise UsageError(NO_CORPUS)
+        raise UsageError(missing)
     if files:
         refuse_window_options(files[0], request.scope)
     has_tokenizer = {"model", "recording"} & set(kinds.values()) or any(

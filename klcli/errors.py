@@ -81,7 +81,9 @@ class Notice:
         return self.code not in INFORMATION
 
 
-INFORMATION = frozenset({"fields_read", "chat_template", "calibration_checked", "greedy_answers"})
+INFORMATION = frozenset(
+    {"fields_read", "chat_template", "calibration_checked", "greedy_answers", "documents_drawn"}
+)
 """The codes of notices that only say how something was read."""
 
 

@@ -155,7 +155,7 @@ class TestFailures:
             klcli.rank(models / "reference", [models / "candidate"] * 2, corpus)
 
     def test_without_a_text_nothing_is_loaded(self, models: Path) -> None:
-        with pytest.raises(klcli.KlcliError, match="name a CORPUS"):
+        with pytest.raises(klcli.KlcliError, match="name a CORPUS with --corpus"):
             klcli.rank(models / "reference", [models / "candidate"])
 
 

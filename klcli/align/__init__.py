@@ -17,7 +17,7 @@ from klcli.align.checks import (
     check_widths,
 )
 from klcli.align.corpora import from_corpora
-from klcli.align.documents import scope_of, write_out
+from klcli.align.documents import about_drawing, scope_of, write_out
 from klcli.align.files import from_files
 from klcli.sources import Source
 from klcli.text.examples import Dataset
@@ -37,7 +37,8 @@ def align(sources: Sequence[Source], datasets: Sequence[Dataset], scope: Scope) 
     from klcli.align.offset import off_by_one  # which brings torch
 
     check_tasks(sources, scope)
-    written = write_out(datasets, sources, scope_of(sources, scope))
+    settled = scope_of(sources, scope)
+    written = write_out(datasets, sources, settled)
     corpora = written.corpora
     notices = [
         *written.notices,
@@ -51,4 +52,5 @@ def align(sources: Sequence[Source], datasets: Sequence[Dataset], scope: Scope) 
     check_ids(table, sources)
     shifted = [notice for source in sources if (notice := off_by_one(source, table)) is not None]
     own = [notice for source in sources for notice in source.notices]
-    return replace(found, table=table, notices=(*own, *notices, *found.notices, *shifted))
+    drawn = about_drawing(datasets, len(found.table.documents), settled)
+    return replace(found, table=table, notices=(*own, *notices, *drawn, *found.notices, *shifted))

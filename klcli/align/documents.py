@@ -86,6 +86,19 @@ def _drawn(datasets: Sequence[Dataset], scope: Scope) -> Sequence[Dataset]:
     return list(_only(datasets, iter(chosen.tolist())))
 
 
+def about_drawing(datasets: Sequence[Dataset], documents: int, scope: Scope) -> list[Notice]:
+    """That what is scored was drawn at random, and from how many examples."""
+    examples = sum(len(one.examples) for one in datasets)
+    if scope.max_tokens is None or documents >= examples:
+        return []
+    are = "1 document was" if documents == 1 else f"{documents:,} documents were"
+    message = (
+        f"{are} drawn at random from {examples:,}: --max-tokens {scope.max_tokens}, "
+        f"--seed {scope.seed}"
+    )
+    return [Notice(code="documents_drawn", message=message)]
+
+
 def _only(datasets: Sequence[Dataset], chosen: Iterator[bool]) -> Iterator[Dataset]:
     for one in datasets:
         examples = tuple(example for example in one.examples if next(chosen))

@@ -96,8 +96,9 @@ def compare(reference: str, candidate: str, corpus: tuple[str, ...], **options: 
 
     REFERENCE and CANDIDATE are each a Hub id, a model folder, a .gguf file, a recording, or a logit
     file (.npy .npz .pt .safetensors, llama.cpp's base files, .jsonl). CORPUS is any number of text
-    files, .jsonl with a "text" field, .gz of these, or - for stdin; recordings and logit files need
-    none. Divergences are KL(REFERENCE‖CANDIDATE) in nats.
+    files, records (.jsonl, .csv, .parquet: texts, prompts with completions, conversations,
+    answers), .gz of these, folders, or - for stdin; recordings and logit files need none.
+    Divergences are KL(REFERENCE‖CANDIDATE) in nats.
     """  # noqa: D301
     from klcli.api import compare as run
 

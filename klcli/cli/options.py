@@ -215,7 +215,7 @@ _shown_options = several(
             multiple=True,
             metavar="NAME=PATTERN",
             help="Also slice off the tokens of what a regular expression finds in the text, such "
-            "as 'calls=<tool_call>.*?</tool_call>'. Can be given several times.",
+            "as 'calls=(?s)<tool_call>.*?</tool_call>'. Can be given several times.",
         ),
         common=("details", "slices"),
     ),

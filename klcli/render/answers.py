@@ -21,6 +21,12 @@ def said_of_answers(report: Report) -> list[str]:
     return said
 
 
+def sentence_about_answers(report: Report) -> str:
+    """The same as one sentence; empty without answers."""
+    said = "; ".join(said_of_answers(report))
+    return f"{said[0].upper()}{said[1:]}." if said else ""
+
+
 def agreement_said(found: Answers) -> str:
     """The ends of the survival curve, in words."""
     first, last = found.survival[0], found.survival[-1]

@@ -6,7 +6,7 @@ from typing import TextIO
 
 from klcli.judge.report import Outlier, Report
 from klcli.render import summary
-from klcli.render.answers import said_of_answers, survival_table
+from klcli.render.answers import sentence_about_answers, survival_table
 from klcli.render.numbers import fixed, number
 from klcli.render.plain import in_a_line
 from klcli.render.slices import slice_tables
@@ -103,7 +103,7 @@ def _outlier_blocks(report: Report) -> Iterator[str]:
 def _answer_blocks(report: Report) -> Iterator[str]:
     if (survival := survival_table(report)) is not None:
         yield "## Answers"
-        yield ". ".join(map(escape, said_of_answers(report)))
+        yield escape(sentence_about_answers(report))
         yield table_of(survival)
 
 

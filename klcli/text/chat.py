@@ -79,7 +79,9 @@ def _about(template: ChatTemplate, answers: Counter[str], rendered: int, score: 
     told = ""
     if score != "all":
         found = f"{_several(answers.total(), 'answer')} in {found}"
-        told = f", told by {' and by '.join(sorted(way for way, n in answers.items() if n))}"
+        told = (
+            f", answers found by {' and by '.join(sorted(way for way, n in answers.items() if n))}"
+        )
     return Notice(
         code="chat_template",
         message=f"{found} rendered by the chat template of {template.name} "

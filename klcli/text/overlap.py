@@ -52,12 +52,13 @@ def check_calibration(datasets: Sequence[Dataset], calibration: Dataset) -> Noti
             message=f"no document shares {ENOUGH:.0%} or more of its {LENGTH}-grams with "
             f"{calibration.name}, {most.name} the most ({most.share:.1%})",
         )
-    are = "1 document shares" if len(hit) == 1 else f"{len(hit):,} documents share"
+    documents = "document" if len(found) == 1 else "documents"
+    share = "shares" if len(hit) == 1 else "share"
     return Notice(
         code="calibration_overlap",
-        message=f"{are} {ENOUGH:.0%} or more of the {LENGTH}-grams with {calibration.name}, of "
-        f"{len(found):,}; {most.name} the most ({most.share:.0%}): a model that was calibrated "
-        "with them looks better there than it is; give other text",
+        message=f"{len(hit):,} of {len(found):,} {documents} {share} {ENOUGH:.0%} or more of the "
+        f"{LENGTH}-grams with {calibration.name}, {most.name} the most ({most.share:.0%}): a model "
+        "that was calibrated with them looks better there than it is; give other text",
     )
 
 

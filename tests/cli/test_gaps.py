@@ -171,6 +171,9 @@ def test_documents_are_drawn_until_there_are_enough_tokens(
     assert 30 <= found["counts"]["tokens"] < live["counts"]["tokens"]
     assert found["counts"]["documents"] < 12
     assert "max_tokens:30|seed:0" in found["signature"]
+    (message,) = [w["message"] for w in found["warnings"] if w["code"] == "documents_drawn"]
+    drawn = found["counts"]["documents"]
+    assert message.startswith(f"{drawn} documents were drawn at random from 12: --max-tokens 30")
 
 
 def test_the_plain_text_beside_a_conversation_is_read_as_ever(

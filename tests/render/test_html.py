@@ -7,18 +7,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from klcli.judge.report import Report
+from klcli.judge.report import Answers, Report, Survival
 from klcli.render.html import render_html
 from klcli.render.html.tokens import pack
 from klcli.render.text import visible
 from tests.render.packed import unpack
 from tests.render.reports import (
+    COUNTS,
     HOSTILE,
     alternatives,
     compare_report,
     gated_report,
     hostile_report,
+    one_slice,
     perplexity_report,
+    share,
     tokens,
 )
 
@@ -100,3 +103,21 @@ def test_the_command_can_be_copied_where_it_is_known() -> None:
 def test_a_limit_that_is_missed_does_not_look_like_one_that_is_kept() -> None:
     limits = re.findall(r'<span class="(\w+)">limit ([\d.]+)', page_of(gated_report()))
     assert limits == [("fail", "0.0123455"), ("pass", "90")]
+
+
+def test_a_slice_that_has_all_tokens_gets_no_picture() -> None:
+    counts = {**COUNTS, "tokens": 3584}
+    turns = [one_slice("turn", "1", 1000), one_slice("turn", "2", 2584)]
+    slices = [one_slice("role", "assistant", 3584), *turns]
+    page = page_of(compare_report(slices=slices, counts=counts))
+    assert 'id="slices-turn"' in page
+    assert 'id="slices-role"' not in page
+
+
+def test_what_is_said_of_answers_is_a_sentence() -> None:
+    answers = Answers(
+        greedy=True, count=4, agreeing=share(0.25), median_first=5, mean_first=4.0,
+        survival=[Survival(tokens=1, share=1.0, ci_low=None, ci_high=None)], answers=[],
+    )  # fmt: skip
+    said = "The candidate would say the same in 1 of 4 answers; half of them differ by token 6."
+    assert f"<p>{said}</p>" in page_of(compare_report(answers=answers))

@@ -145,8 +145,8 @@ def test_any_text_is_tiled_by_parts_and_read_by_one_template(
 def test_marks_are_told_from_prefixes() -> None:
     _, by_marks = rendered(shapes.MARKED, conversation(*CHAT))
     _, by_prefixes = rendered(shapes.CHATML, conversation(*CHAT))
-    assert "told by its generation marks" in said(by_marks, "chat_template")
-    assert "told by what each adds to its prompt" in said(by_prefixes, "chat_template")
+    assert "answers found by its generation marks" in said(by_marks, "chat_template")
+    assert "answers found by what each adds to its prompt" in said(by_prefixes, "chat_template")
 
 
 @pytest.mark.parametrize("source", [shapes.MARKED_ONCE, shapes.MARKED_IN_A_MACRO])

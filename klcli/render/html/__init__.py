@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, TextIO, get_args
 
 from klcli.choices import SliceBy
 from klcli.errors import KlcliError
-from klcli.judge.report import Report
+from klcli.judge.report import Report, Slice
 from klcli.render import summary
-from klcli.render.answers import said_of_answers, survival_table
+from klcli.render.answers import sentence_about_answers, survival_table
 from klcli.render.headline import headlines, other_warnings
 from klcli.render.models import labels_of
 from klcli.render.numbers import figure
@@ -65,7 +65,7 @@ def _context(report: Report) -> dict[str, Any]:
         "headlines": headlines(report),
         "gates": summary.gate_lines(report),
         "warnings": [_text(one.message) for one in other_warnings(report)],
-        "remarks": [*summary.remarks(report), *said_of_answers(report)],
+        "remarks": list(filter(None, (*summary.remarks(report), sentence_about_answers(report)))),
         "findings": summary.findings(report),
         "findings_title": summary.FINDINGS,
         "pictures": list(_pictures(report)),
@@ -97,13 +97,18 @@ def _pictures(report: Report) -> Iterator[Picture]:
     }
     if report.command == "compare" and report.tokens is not None:
         drawn["plane"] = charts.nll_plane
-    for by in dict.fromkeys(one.by for one in report.slices):
+    for by in dict.fromkeys(one.by for one in report.slices if not _is_all(report, one)):
         drawn[f"slices-{by}"] = partial(charts.slices, by=by)
     for name, draw in drawn.items():
         try:
             yield Picture(name, embedded(draw(report, theme=PAGE)))
         except KlcliError:  # one of a klcli that kept fewer numbers
             continue
+
+
+def _is_all(report: Report, one: Slice) -> bool:
+    """Whether a slice has all tokens: a picture of it would show one bar."""
+    return one.tokens == report.counts["tokens"]
 
 
 def _tables(report: Report) -> Iterator[summary.Table]:
