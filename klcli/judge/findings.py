@@ -46,13 +46,34 @@ def find_causes(
     settings = differing(models)
     kl = _mean_kl(scores)
     floor = FLOOR if noise_floor is None else max(FLOOR, ABOVE * noise_floor["kl"])
-    found: list[Finding] = []
+    found = [*_of_engine(models)]
     if kl is not None and kl > floor:
         found += _of_settings(visible_in(settings, longest))
         found += _of_position(scores, table)
         found += _of_kinds(slices, kl)
         found += _of_documents(scores, table)
     return [*found, *_not_seen(settings, longest)]
+
+
+def _of_engine(models: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    """What llama.cpp adds by itself, or that it adds something."""
+    roles = ("reference", "candidate")
+    sides = {role: models[role].get("engine", "transformers") for role in roles}
+    if len({*sides.values()}) == 1:
+        return
+    one, other = (models[role]["source"] for role in ("reference", "candidate"))
+    if one == other:
+        message = (
+            "both sides run the same file: this is what llama.cpp itself adds, which rounds "
+            "activations to 8 bits and keeps its cache in 16, and nothing of it is the weights'"
+        )
+    else:
+        file = one if sides["reference"] == "llama.cpp" else other
+        message = (
+            f"llama.cpp runs {file}: the KL is of its weights and of what llama.cpp adds; to tell "
+            "them apart compare the file with itself, --candidate-engine llama.cpp"
+        )
+    yield Finding(cause="engine", message=message, evidence={**sides, "same_file": one == other})
 
 
 def about_shift(shift: "Shift") -> Finding:

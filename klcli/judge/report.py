@@ -28,7 +28,7 @@ FORMAT_VERSION = 1
 OUTLIER_NUMBERS = ("kl", "score", "nll_reference", "nll_candidate")
 
 Command = Literal["compare", "perplexity"]
-Cause = Literal["settings", "position", "shift", "share", "not_seen"]
+Cause = Literal["engine", "settings", "position", "shift", "share", "not_seen"]
 TokenMetric = Literal["kl", "nll"]
 
 

@@ -86,6 +86,9 @@ class LoadedModel:
     def __init__(self, path: Path, options: LoadOptions) -> None:
         self._low, self._options, self._path = library(), options, path
         settings = self._low.llama_model_default_params()
+        # Weights in the order of the file, as with --no-repack: the kernels for other orders need
+        # AMX on some machines, and end the process where a sandbox forbids it.
+        settings.use_extra_bufts = False
         if options.gpu_layers is not None:
             settings.n_gpu_layers = options.gpu_layers
         _last.clear()
