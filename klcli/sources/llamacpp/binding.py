@@ -116,7 +116,9 @@ class LoadedModel:
             self._model = None
 
     def token(self, token_id: int) -> bytes:
-        """A token as the file writes it."""
+        """A token as the file writes it; nothing for an id that it does not have."""
+        if token_id >= self.width:  # llama.cpp would end the process
+            return b""
         found: bytes | None = self._low.llama_vocab_get_text(self._vocabulary, token_id)
         return b"" if found is None else found
 
