@@ -276,7 +276,8 @@ class TestJson:
 
     def test_models(self, compared: Sequence[Json], scored: Sequence[Json]) -> None:
         sides = [report[side] for report in compared for side in ("reference", "candidate")]
-        asked_for = {"compiled", "adapter", "base"}
+        asked_for = {"compiled", "adapter", "base", "engine", "binding", "kernels", "kv_cache_type",
+                     "flash_attention", "gpu_layers", "threads"}  # fmt: skip
         assert documented("Models") - asked_for == keys([*sides, *(r["model"] for r in scored)])
 
     @pytest.mark.parametrize("part", ["protocol", "environment", "counts", "clusters"])

@@ -110,7 +110,7 @@ def engine_options(*, sided: bool) -> Callable[[Decorated], Decorated]:
         else click.option(f"--{name.replace('_', '-')}", help=what, **settings)
         for name, (what, settings) in ENGINE.items()
     ]
-    return section("Models", *decorators, common=("engine", "candidate_engine"))
+    return section("Models", *decorators, common=("candidate_engine" if sided else "engine",))
 
 
 def source_options(

@@ -15,7 +15,7 @@ from klcli.cli.help import SECTIONS
 from tests.running import Run
 
 COMMANDS = tuple(cli.commands)
-LONGEST = {"compare": 71, "perplexity": 65, "rank": 61}
+LONGEST = {"compare": 74, "perplexity": 68, "rank": 64}
 """Lines of the help of a command at 80 columns; other commands have fewer."""
 
 

@@ -66,7 +66,7 @@ def window(ids: Any, rows: Any) -> Window:
 
 def test_float32_predicts_what_transformers_does(file: Path, text: Path) -> None:
     settings = {f"candidate_{name}": value for name, value in EXACT.items()}
-    report = klcli.compare(file, file, text, context=48, **settings)  # type: ignore[arg-type]
+    report = klcli.compare(file, file, text, context=48, **settings)
     assert mean_and_most(report)[1] < 1e-9
     assert report.counts["tokens"] == 399
     assert [one.cause for one in report.findings] == ["engine"]
@@ -235,7 +235,7 @@ class TestSmolLM2:
 
     def test_float32_is_that_of_transformers(self, full: Path, wikitext: Path) -> None:
         settings = {f"candidate_{name}": value for name, value in EXACT.items()}
-        report = klcli.compare(full, full, wikitext, limit=2, **settings)  # type: ignore[arg-type]
+        report = klcli.compare(full, full, wikitext, limit=2, **settings)
         assert mean_and_most(report)[0] < 1e-6
 
     def test_eight_bits_cost_more_in_llama_cpp_than_their_weights_do(

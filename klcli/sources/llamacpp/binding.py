@@ -101,6 +101,7 @@ class LoadedModel:
         self.width = int(self._low.llama_vocab_n_tokens(self._vocabulary))
         self.longest = int(self._low.llama_model_n_ctx_train(self._model))
         self.description = self._described()
+        self.has_gpu = bool(self._low.llama_supports_gpu_offload())
         self.parameters = int(self._low.llama_model_n_params(self._model))
         self.bytes = int(self._low.llama_model_size(self._model))
 

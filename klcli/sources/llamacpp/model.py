@@ -20,6 +20,7 @@ from klcli.storage.files import check_state, state_of
 from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import Window
 
+DEFAULT = LoadOptions()
 SHOWN = 3
 """Tokens that a message names."""
 
@@ -57,12 +58,12 @@ class LlamaCppSource:
             "kind": self.task,
             "engine": "llama.cpp",
             **version(),
-            "dtype": f"kv {options.kv_cache_type}",
+            "dtype": _label(options),
             "kv_cache_type": options.kv_cache_type,
             "flash_attention": options.flash_attention,
             "gpu_layers": options.gpu_layers,
             "threads": self._threads,
-            "device": "llama.cpp",
+            "device": "llama.cpp" if self._model.has_gpu else "cpu",
             "architecture": self._model.description,
             "vocabulary_width": self.width,
             "tokenizer": vocabulary.fingerprint,
@@ -138,6 +139,16 @@ class LlamaCppSource:
             f"the tokenizer of {self.name} differs from what llama.cpp reads in it: {len(wrong)} "
             f"of {len(ours)} ids, {shown}; give the right one with --tokenizer"
         )
+
+
+def _label(options: LoadOptions) -> str:
+    """What tells one side from the other where both are the same file."""
+    parts = ["llama.cpp"]
+    if options.kv_cache_type != DEFAULT.kv_cache_type:
+        parts.append(f"{options.kv_cache_type} cache")
+    if options.flash_attention != DEFAULT.flash_attention:
+        parts.append(f"flash attention {options.flash_attention}")
+    return ", ".join(parts)
 
 
 def open_gguf(spec: str, options: LoadOptions) -> LlamaCppSource:
