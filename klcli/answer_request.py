@@ -9,7 +9,7 @@ from klcli.errors import UsageError
 from klcli.hooks import Hooks
 from klcli.keywords import AnswerOptions, AnyPath, Corpora, Model
 from klcli.request import as_corpora, check_known, files_among, own_options, pick
-from klcli.sources.given import GivenLogits, GivenModel, paths_of, spec_of
+from klcli.sources.given import GivenModel, paths_of, spec_of
 from klcli.sources.options import LoadOptions
 from klcli.storage.places import check_apart
 from klcli.text.corpus import Texts
@@ -53,8 +53,8 @@ def answering(model: Model, prompts: Corpora, output: AnyPath, options: AnswerOp
     """
     check_known(options, AnswerOptions)
     spec = spec_of(model)
-    if isinstance(spec, GivenLogits):
-        raise UsageError("logits in memory cannot answer: give a model")
+    if not isinstance(spec, str | GivenModel):
+        raise UsageError(f"{spec} cannot answer: give a model")
     return Answering(
         model=spec,
         load=pick(LoadOptions, options),

@@ -23,6 +23,7 @@ from klcli.request import Measurement, Recording
 from klcli.runs.folder import check_going_on
 from klcli.runs.format import RUN
 from klcli.sources.checks import check_model, check_source
+from klcli.sources.given import GivenFunction, GivenModel
 from klcli.sources.kinds import kind_of
 from klcli.sources.recording.format import RECORDING
 from klcli.storage.answers import check_place
@@ -184,6 +185,8 @@ def check_layers(request: Measurement) -> Inputs:
     if torchrun.world_size() > 1:
         raise UsageError("klcli layers runs in one process: run it without torchrun")
     for spec in request.specs:
+        if isinstance(spec, GivenFunction):
+            raise SourceError(f"{spec} is a function, which does not show its layers: give a model")
         if (kind := kind_of(spec)) != "model":
             raise SourceError(
                 f"{spec} is a {kind}, which does not hold what is between the layers of a model: "
@@ -238,7 +241,10 @@ def _check_noise_floor(request: Measurement) -> None:
     reference = request.specs[0]
     if request.noise_floor is not None and kind_of(reference) != "model":
         raise UsageError(f"--noise-floor reads the REFERENCE again: {reference} is not a model")
-    if request.noise_floor is not None and request.loads[0].engine != "transformers":
+    is_read_twice = isinstance(reference, str | GivenModel)
+    if request.noise_floor is not None and (
+        not is_read_twice or request.loads[0].engine != "transformers"
+    ):
         raise UsageError("--noise-floor needs a reference that transformers runs: compare with it")
 
 

@@ -27,7 +27,8 @@ AnyPath = str | os.PathLike[str]
 Corpora = AnyPath | Sequence[AnyPath]
 """Paths of texts, or the texts themselves."""
 Model = AnyPath | tuple[Any, Any] | SupportsShape
-"""A path or a name of the Hub, ``(model, tokenizer)``, ``logits``, or ``(logits, token_ids)``."""
+"""A path or a name of the Hub, ``(model, tokenizer)``, ``(function, tokenizer)``, ``logits``, or
+``(logits, token_ids)``."""
 
 
 class ReadOptions(TypedDict, total=False):

@@ -9,7 +9,7 @@ from klcli.judge.layers import Layers, conclude_layers
 from klcli.measure.layers import measure_layers
 from klcli.request import Measurement
 from klcli.sources.conditions import conditions_of
-from klcli.sources.given import GivenLogits
+from klcli.sources.given import GivenModel
 from klcli.sources.hf.given import as_found
 from klcli.sources.hf.loading import open_model
 from klcli.sources.hf.model import ModelSource
@@ -59,7 +59,7 @@ def _compared(request: Measurement, corpora: Sequence[Dataset]) -> Layers:
 def _opened(request: Measurement) -> tuple[ModelSource, ModelSource]:
     opened: list[ModelSource] = []
     for spec, load in zip(request.specs, request.loads, strict=True):
-        assert not isinstance(spec, GivenLogits)  # which is not a model
+        assert isinstance(spec, str | GivenModel)  # others do not show their layers
         with told_of_loading(spec, request.hooks):
             opened.append(open_model(spec, load, opened[0] if opened else None))
     reference, candidate = opened

@@ -35,7 +35,7 @@ from klcli.keywords import (
     SidedOptions,
 )
 from klcli.measure.shard import WHOLE, Shard, check_whole, parse_shard
-from klcli.sources.given import GivenLogits, GivenModel, Spec, paths_of, spec_of
+from klcli.sources.given import GivenFunction, GivenLogits, GivenModel, Spec, paths_of, spec_of
 from klcli.sources.kinds import kind_of
 from klcli.sources.options import LoadOptions, RecordingFormat
 from klcli.storage.places import check_apart
@@ -204,7 +204,7 @@ class Recording:
         UsageError: a ``.kld`` file that shall hold what it cannot.
     """
 
-    model: str | GivenModel
+    model: str | GivenModel | GivenFunction
     load: LoadOptions
     corpora: tuple[str | Texts, ...]
     output: str

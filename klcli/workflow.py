@@ -34,7 +34,7 @@ from klcli.sources import Source, identity_of
 from klcli.sources.conditions import conditions_of, software
 from klcli.sources.devices import batch_tokens_for
 from klcli.sources.files.llamacpp_writer import write_base_file
-from klcli.sources.given import GivenLogits, GivenModel, paths_of
+from klcli.sources.given import GivenFunction, GivenLogits, GivenModel, paths_of
 from klcli.sources.hf.given import as_found
 from klcli.sources.hf.variants import read_differently
 from klcli.sources.kinds import kind_of
@@ -211,7 +211,7 @@ def _beside(reference: ReadOnce, request: Measurement) -> _Opened:
 
 
 def _recorded(
-    spec: str | GivenModel,
+    spec: str | GivenModel | GivenFunction,
     load: LoadOptions,
     corpora: Sequence[Dataset],
     request: Measurement,
@@ -392,7 +392,7 @@ def _noise_floor(job: _Job) -> dict[str, Any] | None:
     job.request.hooks.begin("measuring the noise floor")
     reference, table = job.sources[0], job.alignment.table
     spec = job.request.specs[0]
-    assert not isinstance(spec, GivenLogits)  # which is not live
+    assert isinstance(spec, str | GivenModel)  # others cannot be read differently
     again = read_differently(reference, spec, by, job.request.loads[0])
     found = evaluate(
         replace(table, windows=table.windows[:NOISE_WINDOWS]),

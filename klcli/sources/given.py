@@ -1,6 +1,7 @@
 """Objects that Python callers give in the place of paths: loaded models, and logits in memory."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,6 +30,20 @@ class GivenModel:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class GivenFunction:
+    """A function of the ids of a text, (n,), that returns logits, (n, vocabulary).
+
+    The tokenizer is one of transformers, or names a model that has it.
+    """
+
+    predict: Callable[..., Any]
+    tokenizer: Any
+
+    def __str__(self) -> str:
+        return str(getattr(self.predict, "__name__", "") or type(self.predict).__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class GivenLogits:
     """Logits in memory, (tokens, vocabulary) or (windows, tokens, vocabulary), and the token ids.
 
@@ -42,12 +57,12 @@ class GivenLogits:
         return f"logits {'×'.join(map(str, self.values.shape))}"
 
 
-Spec = str | GivenModel | GivenLogits
+Spec = str | GivenModel | GivenFunction | GivenLogits
 """What is compared: a path or a name of the Hub, or an object."""
 
 
 def spec_of(given: object) -> Spec:
-    """What a caller gave: a path, ``(model, tokenizer)``, ``logits`` or ``(logits, token_ids)``.
+    """What a caller gave: a path, a model, a function or logits, each with what belongs to it.
 
     Raises:
         UsageError: it is none of these.
@@ -59,10 +74,13 @@ def spec_of(given: object) -> Spec:
         return GivenModel(first, second)
     if hasattr(first, "shape") and hasattr(first, "dtype"):
         return GivenLogits(first, second)
+    if callable(first) and second is not None:
+        named = os.fspath(second) if isinstance(second, os.PathLike) else second
+        return GivenFunction(first, named)
     kind = type(first).__name__
     raise UsageError(
-        f"a {kind} is neither a path nor a model: give a path, (model, tokenizer), an array of "
-        "logits, or (logits, token_ids)"
+        f"a {kind} is neither a path nor a model: give a path, (model, tokenizer), (function, "
+        "tokenizer), an array of logits, or (logits, token_ids)"
     )
 
 

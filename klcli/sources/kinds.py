@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from klcli.errors import SourceError
-from klcli.sources.given import GivenModel, Spec
+from klcli.sources.given import GivenLogits, Spec
 from klcli.storage.manifest import MANIFEST
 
 SourceKind = Literal[
@@ -19,7 +19,7 @@ ARRAY_SUFFIXES = (".npy", ".npz", ".pt", ".safetensors")
 def kind_of(spec: Spec) -> SourceKind:
     """What a user named, or gave."""
     if not isinstance(spec, str):
-        return "model" if isinstance(spec, GivenModel) else "logit file"
+        return "logit file" if isinstance(spec, GivenLogits) else "model"
     path = Path(spec)
     if (path / MANIFEST).is_file():
         return "recording"

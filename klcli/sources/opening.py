@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from klcli.errors import SourceError, reading
 from klcli.hooks import Hooks
 from klcli.sources import Live, Source
-from klcli.sources.given import GivenLogits, GivenModel, Spec
+from klcli.sources.given import GivenFunction, GivenLogits, GivenModel, Spec
 from klcli.sources.kinds import SourceKind, kind_of
 from klcli.sources.options import LoadOptions
 
@@ -31,8 +31,8 @@ def open_source(spec: Spec, options: LoadOptions, beside: Source | None = None) 
     """
     if isinstance(spec, GivenLogits):
         return _take_logits(spec, options)
-    if isinstance(spec, GivenModel):
-        return _take_model(spec, options)
+    if not isinstance(spec, str):
+        return open_live(spec, options)
     kind = kind_of(spec)
     if kind == "model":
         return _open_model(spec, options, beside)
@@ -40,14 +40,20 @@ def open_source(spec: Spec, options: LoadOptions, beside: Source | None = None) 
         return _OPENERS[kind](spec, options)
 
 
-def open_live(spec: str | GivenModel, options: LoadOptions, beside: Source | None = None) -> Live:
-    """Load a model, or take the one that a caller has loaded; llama.cpp runs it where asked for.
+def open_live(
+    spec: str | GivenModel | GivenFunction, options: LoadOptions, beside: Source | None = None
+) -> Live:
+    """Load a model, or take what a caller has; llama.cpp runs a file where that is asked for.
 
     Raises:
         SourceError: it cannot be loaded.
     """
     from klcli.sources.hf.loading import open_model
 
+    if isinstance(spec, GivenFunction):
+        from klcli.sources.functions import open_function
+
+        return open_function(spec, options)
     if options.engine == "transformers":
         return open_model(spec, options, beside)
     if isinstance(spec, GivenModel):
@@ -87,12 +93,6 @@ def _open_model(spec: str, options: LoadOptions, beside: Source | None) -> Sourc
 
 def _take_logits(given: GivenLogits, options: LoadOptions) -> Source:
     from klcli.sources.files.memory import open_given
-
-    return open_given(given, options)
-
-
-def _take_model(given: GivenModel, options: LoadOptions) -> Source:
-    from klcli.sources.hf.given import open_given
 
     return open_given(given, options)
 
