@@ -21,6 +21,8 @@ from klcli.text.vocabulary import Vocabulary
 from klcli.text.windows import Window
 
 DEFAULT = LoadOptions()
+BLANK = "▁".encode()
+"""How SentencePiece writes a blank."""
 SHOWN = 3
 """Tokens that a message names."""
 
@@ -128,7 +130,7 @@ class LlamaCppSource:
             MismatchError: an id stands for another token in the file.
         """
         ours = self.vocabulary.ordinary_tokens()
-        wrong = [i for i, token in ours.items() if self._model.token(i) != token.encode()]
+        wrong = [i for i, token in ours.items() if not _is_same(self._model.token(i), token)]
         if not wrong:
             return
         shown = ", ".join(
@@ -139,6 +141,11 @@ class LlamaCppSource:
             f"the tokenizer of {self.name} differs from what llama.cpp reads in it: {len(wrong)} "
             f"of {len(ours)} ids, {shown}; give the right one with --tokenizer"
         )
+
+
+def _is_same(theirs: bytes, ours: str) -> bool:
+    """Whether two ways to write a token mean the same: some write blanks as they are."""
+    return theirs.replace(BLANK, b" ") == ours.encode().replace(BLANK, b" ")
 
 
 def _label(options: LoadOptions) -> str:
