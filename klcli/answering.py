@@ -116,7 +116,8 @@ def _prompts(
     if lost:
         shown = "; ".join(f"{name}: {reason}" for name, reason in lost[:NAMED])
         more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
-        message = f"{len(lost)} prompts are left out ({shown}{more})"
+        are = "1 prompt is" if len(lost) == 1 else f"{len(lost):,} prompts are"
+        message = f"{are} left out ({shown}{more})"
         if not prompts:
             raise CorpusError(f"nothing to answer: {message}")
         notices.append(Notice(code="left_out", message=message))
