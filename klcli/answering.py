@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from klcli.sources.hf.given import as_found
 from klcli.sources.hf.loading import open_model
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.opening import told_of_loading
-from klcli.storage.answers import REQUEST, AnswerFile, request_of
+from klcli.storage.answers import REQUEST, AnswerFile, read_answers, request_of
 from klcli.text.corpus import Document
 from klcli.text.examples import Answer, Conversation, Dataset, Example
 from klcli.text.templates import ChatTemplate, TemplateFailed
@@ -74,7 +74,7 @@ def answer(request: Answering, datasets: Sequence[Dataset]) -> Answered:
         asked = _asked(request, source, datasets, prompts)
         path, key = Path(request.output), _hash(asked)
         if (made_by := request_of(path)) == key:
-            return _answered(_read(path), 0, notices)
+            return _answered(_complete(path, len(prompts)), 0, notices)
         if made_by is not None:
             raise OutputError(
                 f"{path} holds the answers of another command: repeat that one, or name another "
@@ -106,6 +106,7 @@ def _prompts(
     for number, example in enumerate(examples):
         try:
             prompt = _prompt(number, example, source.vocabulary, template)
+            prompt = _grouped(prompt, example, request.fields.group_by)
         except CorpusError as error:
             lost.append((example.name, str(error)))
             continue
@@ -143,6 +144,13 @@ def _prompt(
     if not len(ids):
         raise CorpusError("the prompt is empty")
     return Prompt(number=number, name=example.name, ids=ids, shown={"prompt": text})
+
+
+def _grouped(prompt: Prompt, example: Example, field: str | None) -> Prompt:
+    """A prompt that keeps the field that its answer may be grouped by."""
+    if field is None or example.group is None:
+        return prompt
+    return replace(prompt, shown={field: example.group, **prompt.shown})
 
 
 def _before_the_answer(document: Document) -> str:
@@ -263,8 +271,19 @@ def _line(
     }
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+def _complete(path: Path, prompts: int) -> list[dict[str, Any]]:
+    """The answers that are there.
+
+    Raises:
+        OutputError: some are missing.
+    """
+    answers = read_answers(path)
+    if len(answers) != prompts:
+        raise OutputError(
+            f"{path} has {len(answers):,} answers to {prompts:,} prompts: remove it, and answer "
+            "again"
+        )
+    return answers
 
 
 def _answered(made: Sequence[Mapping[str, Any]], new: int, notices: Sequence[Notice]) -> Answered:

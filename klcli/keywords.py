@@ -159,6 +159,7 @@ class LayersOptions(ReadOptions, SidedOptions, total=False):
 class AnswerOptions(TypedDict, total=False):
     """Keyword arguments of ``answer``."""
 
+    group_by: str | None
     max_new_tokens: int
     temperature: float
     seed: int

@@ -121,17 +121,56 @@ def test_what_was_killed_goes_on_and_generates_nothing_twice(
     assert [*tmp_path.glob("*.partial")] == []
 
 
+@pytest.mark.parametrize("left", [b"", "…".encode()[:1]])
 def test_a_line_that_was_not_finished_is_made_again(
-    reference: Path, prompts: Path, tmp_path: Path, dying: list[int]
+    reference: Path, prompts: Path, tmp_path: Path, dying: list[int], left: bytes
 ) -> None:
     output = tmp_path / "answers.jsonl"
     with pytest.raises(Killed):
         answer(reference, prompts, output, max_new_tokens=MOST, batch_tokens=16)
     partial = tmp_path / "answers.jsonl.partial"
-    partial.write_bytes(partial.read_bytes()[:-7])
+    partial.write_bytes(partial.read_bytes()[:-7] + left)
     done = answer(reference, prompts, output, max_new_tokens=MOST, batch_tokens=16)
     assert done.new == len(PROMPTS) - dying[0] + 1
     assert len(lines_of(output)) == len(PROMPTS)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"klcli.ans'])
+def test_a_file_of_which_not_a_line_was_written_is_begun_again(
+    reference: Path, prompts: Path, tmp_path: Path, content: bytes
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    (tmp_path / "answers.jsonl.partial").write_bytes(content)
+    assert answer(reference, prompts, output, max_new_tokens=3).new == len(PROMPTS)
+
+
+def test_damaged_answers_are_one_message(
+    reference: Path, prompts: Path, tmp_path: Path, dying: list[int]
+) -> None:
+    output, partial = tmp_path / "answers.jsonl", tmp_path / "answers.jsonl.partial"
+    with pytest.raises(Killed):
+        answer(reference, prompts, output, max_new_tokens=MOST, batch_tokens=16)
+    content = partial.read_bytes()
+    partial.write_bytes(content.replace(b'"answer_ids"', b'"answer_ids', 1))
+    with pytest.raises(OutputError, match=r"partial, line 2, is damaged"):
+        answer(reference, prompts, output, max_new_tokens=MOST, batch_tokens=16)
+    partial.unlink()
+    answer(reference, prompts, output, max_new_tokens=3)
+    output.write_bytes(b"".join(output.read_bytes().splitlines(keepends=True)[:2]))
+    with pytest.raises(OutputError, match=r"has 2 answers to 6 prompts"):
+        answer(reference, prompts, output, max_new_tokens=3)
+
+
+def test_a_field_is_kept_to_group_answers_by_it(
+    reference: Path, candidate: Path, tmp_path: Path
+) -> None:
+    prompts, output = tmp_path / "p.jsonl", tmp_path / "a.jsonl"
+    lines = [{"text": prompt, "lang": "de" if n % 2 else "en"} for n, prompt in enumerate(PROMPTS)]
+    prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    answer(reference, prompts, output, max_new_tokens=4, group_by="lang")
+    found = compare(reference, candidate, output, group_by="lang").groups
+    assert found is not None
+    assert [group.name for group in found.groups] == ["en", "de"]
 
 
 def test_another_request_does_not_go_on_there(

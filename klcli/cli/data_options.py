@@ -107,6 +107,11 @@ answer_options = several(
         _template_option,
         *_field_options,
         click.option(
+            "--group-by",
+            metavar="FIELD",
+            help="Keep a field of the prompts, to group the answers by it.",
+        ),
+        click.option(
             "--limit",
             type=click.IntRange(min=1),
             metavar="N",

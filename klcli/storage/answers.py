@@ -75,21 +75,25 @@ class AnswerFile:
         return OutputError(f"cannot write {self._path}: {reason_of(error)}")
 
     def _go_on(self) -> None:
-        """Read what an earlier process made; a line that it did not finish is left out."""
+        """Read what an earlier process made; a line that it did not finish is cut off."""
         try:
-            content = self._beside.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            content = self._beside.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            if len(whole) < len(content):
+                with self._beside.open("r+b") as file:
+                    file.truncate(len(whole))
+        except OSError as error:
             raise OutputError(f"cannot read {self._beside}: {reason_of(error)}") from error
-        first, *lines = content.split("\n")
+        if not whole:
+            self._beside.unlink()
+            return
+        first, *lines = whole.split(b"\n")[:-1]
         self._check_same(first)
-        for line in lines[:-1]:
-            answer = json.loads(line)
+        for number, line in enumerate(lines, start=2):
+            answer = _parsed(line, self._beside, number)
             self.made[answer.pop("number")] = answer
-        unfinished = len(lines[-1].encode()) if lines else 0
-        with self._beside.open("r+b") as file:
-            file.truncate(self._beside.stat().st_size - unfinished)
 
-    def _check_same(self, first: str) -> None:
+    def _check_same(self, first: bytes) -> None:
         try:
             before = json.loads(first)[ASKED]
         except (ValueError, KeyError, TypeError) as error:
@@ -110,6 +114,26 @@ def request_of(path: Path) -> str | None:
             return str(json.loads(file.readline())[REQUEST])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def read_answers(path: Path) -> list[dict[str, Any]]:
+    """The answers of a complete file.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    lines = path.read_bytes().split(b"\n")
+    return [_parsed(line, path, number) for number, line in enumerate(lines, start=1) if line]
+
+
+def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or "answer_ids" not in answer:
+        raise OutputError(f"{path}, line {number}, is damaged: remove the file, and answer again")
+    return answer
 
 
 def check_place(path: Path) -> None:

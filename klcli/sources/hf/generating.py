@@ -9,6 +9,7 @@ from transformers import GenerationConfig
 
 from klcli.errors import SourceError, gist, is_out_of_memory
 from klcli.sources.hf.model import ModelSource
+from klcli.sources.hf.quiet import quiet_transformers
 from klcli.text.vocabulary import IntArray
 
 
@@ -62,7 +63,7 @@ class Generator:
         try:
             # Whatever is not set would be taken from there.
             self._model.generation_config = GenerationConfig()
-            with torch.inference_mode():
+            with torch.inference_mode(), quiet_transformers():
                 found = self._model.generate(
                     input_ids=ids, attention_mask=mask, generation_config=self._config
                 )
