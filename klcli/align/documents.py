@@ -101,9 +101,7 @@ def about_drawing(datasets: Sequence[Dataset], documents: int, scope: Scope) -> 
 
 def _only(datasets: Sequence[Dataset], chosen: Iterator[bool]) -> Iterator[Dataset]:
     for one in datasets:
-        examples = tuple(example for example in one.examples if next(chosen))
-        if examples:
-            yield replace(one, examples=examples)
+        yield replace(one, examples=tuple(e for e in one.examples if next(chosen)))
 
 
 def _size(example: Example) -> int:

@@ -209,3 +209,19 @@ def test_documents_of_which_nothing_is_scored_are_counted(
     found = report_of(klcli, "perplexity", reference, path, "--documents", "line")
     (message,) = [w["message"] for w in found["warnings"] if w["code"] == "documents_not_scored"]
     assert message.startswith("nothing is scored of 2 of 4 documents")
+
+
+def test_a_text_of_which_nothing_was_drawn_has_a_row_and_fails_its_gate(
+    klcli: Run, reference: Path, candidate: Path, corpus: Path, chat: tuple[str | Path, ...]
+) -> None:
+    gate = ("--gate", f"{corpus.name}:kl<1")
+    for seed in range(4):
+        drawn = ("--max-tokens", "10", "--seed", str(seed))
+        done = klcli(
+            "compare", reference, candidate, corpus, *chat, *drawn, *gate, "--format", "json"
+        )
+        tokens = json.loads(done.out)["corpora"][0]["counts"]["tokens"]
+        assert done.code == (0 if tokens else 3), done.err
+        if not tokens:
+            return
+    pytest.fail("every seed drew the long text")
