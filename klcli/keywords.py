@@ -31,7 +31,30 @@ Model = AnyPath | tuple[Any, Any] | SupportsShape
 ``(logits, token_ids)``."""
 
 
-class ReadOptions(TypedDict, total=False):
+class OpenOptions(TypedDict, total=False):
+    """How a model and a data set are opened."""
+
+    group_by: str | None
+    seed: int
+    limit: int | None
+    chat_template: AnyPath | None
+    text_field: str | None
+    prompt_field: str | None
+    completion_field: str | None
+    dtype: DtypeName
+    device: str
+    revision: str | None
+    trust_remote_code: bool
+    adapter: AnyPath | None
+    allow_unused_weights: bool
+    allow_other_architecture: bool
+    batch_tokens: int | None
+    progress: Progress | None
+    status: Callable[[str], None] | None
+    announce: Callable[[str], None] | None
+
+
+class ReadOptions(OpenOptions, total=False):
     """How a model is opened, and how it reads a text.
 
     docs/python.md says what each does.
@@ -44,30 +67,12 @@ class ReadOptions(TypedDict, total=False):
     bos: Bos
     special_tokens: SpecialTokens | None
     documents: DocumentSplit | None
-    limit: int | None
     score: Score
     score_reasoning: bool
-    chat_template: AnyPath | None
-    text_field: str | None
-    prompt_field: str | None
-    completion_field: str | None
-    group_by: str | None
     max_tokens: int | None
-    seed: int
     pll: Pll | None
     mask_every: int | None
     task: TaskChoice
-    dtype: DtypeName
-    device: str
-    revision: str | None
-    trust_remote_code: bool
-    adapter: AnyPath | None
-    allow_unused_weights: bool
-    allow_other_architecture: bool
-    batch_tokens: int | None
-    progress: Progress | None
-    status: Callable[[str], None] | None
-    announce: Callable[[str], None] | None
 
 
 class EngineOptions(TypedDict, total=False):
@@ -156,26 +161,8 @@ class LayersOptions(ReadOptions, SidedOptions, total=False):
     """Keyword arguments of ``layers``."""
 
 
-class AnswerOptions(TypedDict, total=False):
+class AnswerOptions(OpenOptions, total=False):
     """Keyword arguments of ``answer``."""
 
-    group_by: str | None
     max_new_tokens: int
     temperature: float
-    seed: int
-    limit: int | None
-    chat_template: AnyPath | None
-    text_field: str | None
-    prompt_field: str | None
-    completion_field: str | None
-    dtype: DtypeName
-    device: str
-    revision: str | None
-    trust_remote_code: bool
-    adapter: AnyPath | None
-    allow_unused_weights: bool
-    allow_other_architecture: bool
-    batch_tokens: int | None
-    progress: Progress | None
-    status: Callable[[str], None] | None
-    announce: Callable[[str], None] | None

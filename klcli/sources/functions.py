@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klcli.choices import RowKind, Task
-from klcli.errors import Notice, SourceError, gist, is_out_of_memory
+from klcli.choices import RowKind
+from klcli.errors import SourceError, gist, is_out_of_memory
 from klcli.sources.given import GivenFunction
-from klcli.sources.hf.proof import Proof
+from klcli.sources.logits_only import LogitsOnly, unproved
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import LARGEST_BLOCK, spans
 from klcli.text.vocabulary import IntArray, Vocabulary
@@ -23,20 +23,12 @@ SAME = 1e-3
 """Logits that differ by more are not rounded otherwise, but others."""
 
 
-class FunctionSource:
+class FunctionSource(LogitsOnly):
     """What ``predict(ids)`` says of the token behind each id.
 
     ``predict`` is given the ids of one window, (n,) int64, and returns logits, (n, vocabulary): row
     i after ids 0 to i. One window's logits are held at a time.
     """
-
-    task: Task = "causal"
-    windows = None
-    is_live = True
-    lists_only = False
-    notices: tuple[Notice, ...] = ()
-    device = torch.device("cpu")
-    state_dtype = torch.float32
 
     def __init__(self, given: GivenFunction, vocabulary: Vocabulary) -> None:
         self.name, self.vocabulary = str(given), vocabulary
@@ -48,10 +40,7 @@ class FunctionSource:
         self.width = probed.shape[-1]
         self._check_causal(ids, probed)
         self._probed = probed
-        self.proof = Proof(
-            head=None, width=self.width, dtype=probed.dtype, noise=0.0, self_kl=0.0,
-            reason="a function gives logits",
-        )  # fmt: skip
+        self.proof = unproved(self.width, probed.dtype, "a function gives logits")
         self.provenance: dict[str, Any] = {
             "source": self.name,
             "kind": self.task,
@@ -62,15 +51,6 @@ class FunctionSource:
             "vocabulary_width": self.width,
             "tokenizer": vocabulary.fingerprint,
         }
-
-    @property
-    def names(self) -> Vocabulary:
-        """What tokens read like."""
-        return self.vocabulary
-
-    def windows_for(self, _vocabulary: Vocabulary | None) -> None:
-        """It brings no windows: it takes any."""
-        return None  # noqa: RET501
 
     def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator["FunctionRows"]:
         """The scored rows of each batch, window by window.

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
-from klcli.choices import Task
-from klcli.errors import MismatchError, Notice, SourceError
-from klcli.sources.hf.proof import Proof
+from klcli.errors import MismatchError, SourceError
 from klcli.sources.hf.tokenizer import load_tokenizer
 from klcli.sources.llamacpp.binding import Context, LoadedModel, version
 from klcli.sources.llamacpp.place import check_gguf, parts_of
 from klcli.sources.llamacpp.rows import LlamaRows
+from klcli.sources.logits_only import LogitsOnly, unproved
 from klcli.sources.options import LoadOptions
 from klcli.sources.rows import block_rows
 from klcli.storage.files import check_state, state_of
@@ -27,20 +26,12 @@ SHOWN = 3
 """Tokens that a message names."""
 
 
-class LlamaCppSource:
+class LlamaCppSource(LogitsOnly):
     """A causal model in a GGUF file, run by llama.cpp with the kernels that it serves with.
 
     Ids are made by klcli's tokenizer of the same file and handed over as ids: special tokens and
     BOS too. Logits are held a block of rows at a time.
     """
-
-    task: Task = "causal"
-    windows = None
-    is_live = True
-    lists_only = False
-    notices: tuple[Notice, ...] = ()
-    device = torch.device("cpu")
-    state_dtype = torch.float32
 
     def __init__(self, name: str, vocabulary: Vocabulary, options: LoadOptions) -> None:
         self.name, self.vocabulary = name, vocabulary
@@ -50,10 +41,7 @@ class LlamaCppSource:
         self._context: Context | None = None
         self._length, self._digest = 0, ""
         self.width, self.longest = self._model.width, self._model.longest
-        self.proof = Proof(
-            head=None, width=self.width, dtype=torch.float32, noise=0.0, self_kl=0.0,
-            reason="llama.cpp gives logits",
-        )  # fmt: skip
+        self.proof = unproved(self.width, torch.float32, "llama.cpp gives logits")
         self._check_tokens()
         self.provenance: dict[str, Any] = {
             "source": name,
@@ -73,15 +61,6 @@ class LlamaCppSource:
             "bytes": self._model.bytes,
             "bits_per_weight": round(8 * self._model.bytes / self._model.parameters, 3),
         }
-
-    @property
-    def names(self) -> Vocabulary:
-        """What tokens read like."""
-        return self.vocabulary
-
-    def windows_for(self, _vocabulary: Vocabulary | None) -> None:
-        """It brings no windows: it takes any."""
-        return None  # noqa: RET501
 
     def rows(self, batches: Sequence[Sequence[Window]]) -> Iterator[LlamaRows]:
         """The scored rows of each batch, window by window.
