@@ -12,11 +12,12 @@ import pytest
 
 import klcli
 from klcli.judge.clusters import Clusters
-from klcli.judge.ranking import Candidate, Compared, Neighbour, natural, ordered
+from klcli.judge.ranking import Candidate, Compared, Neighbour, ordered
 from klcli.render.numbers import number
 from klcli.render.ranking import WRITERS, render_terminal
 from klcli.render.terminal import StreamConsole
 from klcli.render.view import DEFAULT_VIEW
+from klcli.text.order import natural
 from klcli.workflow import run_beside
 from tests.render.reports import HOSTILE
 from tests.running import Run

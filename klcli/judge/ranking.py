@@ -4,7 +4,6 @@ Version 1 of the JSON shape: first release.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
@@ -20,6 +19,7 @@ from klcli.judge.plain import to_plain
 from klcli.judge.report import Report
 from klcli.judge.standard_error import standard_error
 from klcli.judge.text_results import CorpusResult
+from klcli.text.order import natural
 
 FORMAT = "klcli.rank"
 FORMAT_VERSION = 1
@@ -172,13 +172,6 @@ def ordered(compared: Sequence[Compared], *, in_order: bool) -> list[Candidate]:
         replace(one.candidate, above=above) for one, above in zip(done, neighbours, strict=True)
     ]
     return [*ranked, *(one.candidate for one in compared if one.candidate.error is not None)]
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """What orders names as people do: ``checkpoint-500`` before ``checkpoint-1000``."""
-    return [
-        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
-    ]
 
 
 def _by_kl(candidate: Candidate) -> tuple[float, str]:

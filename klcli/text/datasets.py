@@ -12,6 +12,7 @@ from klcli.text.corpus import STDIN, Document, Texts
 from klcli.text.examples import Conversation, Dataset, Example
 from klcli.text.fields import examples_of, looks_like_records, wanted_fields
 from klcli.text.opening import decode, ending_of, is_url, read_bytes, read_text
+from klcli.text.order import natural
 from klcli.text.scope import Fields
 from klcli.text.tables import READERS
 
@@ -163,19 +164,14 @@ def _files_in(folder: Path) -> tuple[list[Path], int]:
     """The files that can be read, and how many others there are; hidden ones do not count."""
     visible = [
         path
-        for path in sorted(folder.rglob("*"), key=_natural)
+        for path in folder.rglob("*")
         if path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
+    visible.sort(key=lambda path: natural(path.relative_to(folder).as_posix()))
     known = (*TEXT_ENDINGS, *READERS)
     files = [path for path in visible if ending_of(path.name) in known]
     return files, len(visible) - len(files)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """A key by which part-2 comes before part-10."""
-    pieces = re.findall(r"\d+|\D+", path.as_posix())
-    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in pieces]
 
 
 def _kind(example: Example) -> str:
