@@ -11,7 +11,7 @@ import numpy as np
 
 from klcli.align.documents import template_of
 from klcli.answer_request import Answering
-from klcli.errors import CorpusError, Notice, OutputError
+from klcli.errors import CorpusError, Notice, OutputError, some_of
 from klcli.hooks import Hooks
 from klcli.sources.devices import batch_tokens_for
 from klcli.sources.hf.generating import Generator
@@ -20,13 +20,13 @@ from klcli.sources.hf.loading import open_model
 from klcli.sources.hf.model import ModelSource
 from klcli.sources.opening import told_of_loading
 from klcli.storage.answers import REQUEST, AnswerFile, read_answers, request_of
+from klcli.text.chat import FAILS
 from klcli.text.corpus import Document
 from klcli.text.examples import Answer, Conversation, Dataset, Example
 from klcli.text.templates import ChatTemplate, TemplateFailed
+from klcli.text.turns import is_answer
 from klcli.text.vocabulary import IntArray, Vocabulary
 
-NAMED = 3
-"""How many prompts a notice names."""
 MOST_AT_ONCE = 64
 """Prompts that are continued at the same time, at the most."""
 
@@ -115,10 +115,9 @@ def _prompts(
         else:
             prompts.append(prompt)
     if lost:
-        shown = "; ".join(f"{name}: {reason}" for name, reason in lost[:NAMED])
-        more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+        shown = some_of([f"{name}: {reason}" for name, reason in lost], between="; ")
         are = "1 prompt is" if len(lost) == 1 else f"{len(lost):,} prompts are"
-        message = f"{are} left out ({shown}{more})"
+        message = f"{are} left out ({shown})"
         if not prompts:
             raise CorpusError(f"nothing to answer: {message}")
         notices.append(Notice(code="left_out", message=message))
@@ -163,14 +162,14 @@ def _of_conversation(
     number: int, example: Conversation, vocabulary: Vocabulary, template: ChatTemplate | None
 ) -> Prompt:
     messages = list(example.messages)
-    while messages and messages[-1]["role"] == "assistant":
+    while messages and is_answer(messages[-1]):
         messages.pop()
     if not messages or template is None:
         raise CorpusError("nobody asks anything in it")
     try:
         text = template.render(messages, example.tools, asks=True)
     except TemplateFailed as error:
-        raise CorpusError(f"its chat template fails: {error}") from error
+        raise CorpusError(f"{FAILS}: {error}") from error
     ids = vocabulary.encode(text, parse_special=True).ids
     return Prompt(number=number, name=example.name, ids=ids, shown={"messages": messages})
 

@@ -15,7 +15,7 @@ A message says what is wrong, with both sides' values where there are two, and w
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -102,6 +102,12 @@ def choose_from(word: str, known: Iterable[str]) -> str:
     if close is None:
         return f"; use one of {listed}"
     return f"; did you mean {close!r}? Use one of {listed}"
+
+
+def some_of(shown: Sequence[str], most: int = 3, between: str = ", ") -> str:
+    """The first few of what a message names, and how many more there are."""
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return between.join(shown[:most]) + more
 
 
 def gist(error: BaseException) -> str:

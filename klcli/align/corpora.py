@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from klcli.align.alignment import Alignment
 from klcli.align.checks import check_mask
 from klcli.align.tokenising import Encode, Tokenised, tokenise
-from klcli.errors import Notice, UsageError
+from klcli.errors import Notice, UsageError, some_of
 from klcli.sources import Source
 from klcli.text.corpus import Corpus, Document
 from klcli.text.cutting import encode_document, plan_windows
@@ -175,11 +175,9 @@ def _not_scored(table: WindowTable) -> list[Notice]:
     others = [one for number, one in enumerate(table.documents) if number not in scored]
     if not others:
         return []
-    named = ", ".join(document.name for document in others[:3])
-    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
     message = (
         f"nothing is scored of {len(others):,} of {len(table.documents):,} documents, which are "
-        f"too short or have no answer left: {named}{more}"
+        f"too short or have no answer left: {some_of([one.name for one in others])}"
     )
     return [Notice(code="documents_not_scored", message=message)]
 

@@ -5,14 +5,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from klcli.errors import CorpusError, Notice
+from klcli.errors import CorpusError, Notice, some_of
 from klcli.text.corpus import Corpus, Document, Part
 from klcli.text.parts import parts_in_tokens
 from klcli.text.vocabulary import Encoding
 from klcli.text.windows import TokenizedDocument
-
-NAMED = 3
-"""How many answers a notice names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +95,9 @@ def _only(corpora: Sequence[Corpus], kept: Sequence[tuple[int, int]]) -> Iterato
 
 
 def _left_out(lost: Sequence[tuple[str, Part]]) -> str:
-    named = ", ".join(f"{name} (turn {part.turn})" for name, part in lost[:NAMED])
-    more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+    named = some_of([f"{name} (turn {part.turn})" for name, part in lost])
     answers = "1 answer is" if len(lost) == 1 else f"{len(lost)} answers are"
     return (
-        f"{answers} left out, where one token runs from the prompt into the answer: {named}{more}; "
+        f"{answers} left out, where one token runs from the prompt into the answer: {named}; "
         "end prompts before white space, and begin completions with it"
     )

@@ -13,6 +13,7 @@ import numpy as np
 from klcli.align.alignment import Alignment
 from klcli.judge.clusters import Clusters, Floats, Ints
 from klcli.judge.intervals import proportion
+from klcli.judge.plain import known
 from klcli.judge.report import AnswerResult, Answers, Survival
 from klcli.measure.scores import TokenScores
 from klcli.text.windows import WindowTable
@@ -51,7 +52,7 @@ def find_answers(scores: TokenScores, alignment: Alignment) -> Answers | None:
                 document=alignment.table.documents[document].name,
                 tokens=int(found.tokens[place]),
                 first=None if found.first[place] == NEVER else int(found.first[place]),
-                kl=None if found.kl is None else _known(found.kl[place] / found.tokens[place]),
+                kl=None if found.kl is None else known(found.kl[place] / found.tokens[place]),
             )
             for place, document in enumerate(found.document.tolist())
         ],
@@ -102,7 +103,3 @@ def _lengths(longest: int) -> list[int]:
     """1, 2, 4, 8 and so on, up to the longest answer, which is the last."""
     powers = [2**n for n in range(math.ceil(math.log2(longest)) if longest > 1 else 0)]
     return [*powers, longest]
-
-
-def _known(x: float) -> float | None:
-    return None if math.isnan(x) else float(x)

@@ -20,11 +20,6 @@ _GENERATED = ("assistant", "completion", "reasoning")
 """Roles whose parts a model says, or might have said."""
 
 
-def has_parts(table: WindowTable) -> bool:
-    """Whether some document has parts that are somebody's."""
-    return any(document.parts for document in table.documents)
-
-
 def by_role(table: WindowTable) -> tuple[Sequence[str], Numbers]:
     """By whose part it is, in the order in which the roles appear."""
     parts = [part for document in table.documents for part in document.parts]

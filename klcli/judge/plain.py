@@ -18,6 +18,11 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+def known(x: float) -> float | None:
+    """A number of Python's own, None for NaN."""
+    return None if math.isnan(x) else float(x)
+
+
 def number(value: Any) -> float | None:
     """A number that was read from JSON."""
     return {"inf": math.inf, "-inf": -math.inf}.get(value, value) if value is not None else None

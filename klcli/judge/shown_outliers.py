@@ -1,6 +1,5 @@
 """Outlier tokens as a report shows them: in their context, with what the models expected there."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy.typing as npt
 
 from klcli.align.alignment import Alignment
 from klcli.judge import outliers
+from klcli.judge.plain import known
 from klcli.judge.report import Outlier
 from klcli.measure.gathered import Evaluation
 from klcli.measure.scores import SIDES
@@ -48,10 +48,10 @@ def _outlier(rated: outliers.Rated, evaluation: Evaluation, alignment: Alignment
         before=read(alignment, document.ids[max(0, position - CONTEXT_TOKENS) : position]),
         after=read(alignment, document.ids[position + 1 : position + 1 + CONTEXT_TOKENS]),
         kl=float(scores["kl"]),
-        score=_known(rated.score),
+        score=known(rated.score),
         flagged=rated.flagged,
-        nll_reference=_known(scores["nll_reference"]),
-        nll_candidate=_known(scores["nll_candidate"]),
+        nll_reference=known(scores["nll_reference"]),
+        nll_candidate=known(scores["nll_candidate"]),
         top_reference=tops["reference"],
         top_candidate=tops["candidate"],
     )
@@ -72,7 +72,3 @@ def _top(
     ids, probabilities = found.ids[side][row, :SHOWN], found.probabilities[side][row, :SHOWN]
     pairs = zip(ids.tolist(), probabilities.tolist(), strict=True)
     return [(read(alignment, [token_id]), p) for token_id, p in pairs if p > 0]
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

@@ -14,10 +14,10 @@ from klcli.judge.parts import (
     by_generated,
     by_role,
     by_turn,
-    has_parts,
     powers_of_four,
 )
 from klcli.judge.patterns import NamedPattern
+from klcli.judge.plain import known
 from klcli.judge.report import Slice
 from klcli.measure.scores import CONFIDENCE_EDGES, TokenScores
 from klcli.text.vocabulary import NumberedTokens, TokenNames
@@ -68,7 +68,7 @@ def _divisions(
     yield "position", *_by_position(table)
     if not isinstance(names, NumberedTokens):
         yield "kind", KINDS, _by_kind(scores, table, names)
-    if has_parts(table):
+    if table.has_parts:
         yield "role", *by_role(table)
         yield "turn", *by_turn(table)
         yield "generated", *by_generated(table)
@@ -161,9 +161,9 @@ def _measure(
     for place in range(len(labels)):
         means: dict[str, float | None] = {}
         for name, n, total in zip(columns, tokens[:, place], sums[:, place], strict=True):
-            means[name] = _known(total / n) if n else None
+            means[name] = known(total / n) if n else None
             if name == columns[0]:
-                means["share"] = _known(shares[place])
+                means["share"] = known(shares[place])
         yield Slice(by=by, slice=labels[place], tokens=int(counts[place]), means=means)
 
 
@@ -171,7 +171,3 @@ def _shares(sums: Floats) -> Floats:
     """What each slice carries of the whole; NaN where that is 0 or not finite."""
     total = float(sums.sum())
     return sums / total if math.isfinite(total) and total > 0 else np.full(len(sums), np.nan)
-
-
-def _known(x: float) -> float | None:
-    return None if math.isnan(x) else float(x)

@@ -28,7 +28,6 @@ from klcli.storage.files import check_file, put, read_checked
 from klcli.storage.manifest import TOKENIZER, WINDOWS
 from klcli.storage.tables import (
     describe,
-    has_parts,
     read_vocabulary,
     read_windows,
     special_ids,
@@ -348,7 +347,7 @@ def _begin(
         folder,
         {
             "format": RUN.name,
-            "format_version": VERSION_WITH_PARTS if has_parts(table) else VERSION,
+            "format_version": VERSION_WITH_PARTS if table.has_parts else VERSION,
             "complete": False,
             "request": request,
             **facts.to_manifest(),

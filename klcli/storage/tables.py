@@ -40,16 +40,8 @@ def describe(table: WindowTable) -> dict[str, Any]:
         "corpora": [{"name": c.name, "sha256": c.sha256} for c in table.corpora],
         "documents": [document.name for document in table.documents],
         **_groups(table.documents),
-        **({"roles": list(_roles(table.documents))} if has_parts(table) else {}),
+        **({"roles": list(_roles(table.documents))} if table.has_parts else {}),
     }
-
-
-def has_parts(table: WindowTable) -> bool:
-    """Whether a table needs the arrays of version 3 of a recording, and 2 of a run.
-
-    They say which parts documents have, and where scored rows have others between them.
-    """
-    return table.has_gaps or any(document.parts for document in table.documents)
 
 
 def _groups(documents: Sequence[TokenizedDocument]) -> dict[str, Any]:
@@ -121,7 +113,7 @@ def _arrays(table: WindowTable) -> Arrays:
             else {}
         ),
         **({"mask_ends": _joined(hidden)} if hidden else {}),
-        **(_parts_arrays(table) if has_parts(table) else {}),
+        **(_parts_arrays(table) if table.has_parts else {}),
     }
 
 

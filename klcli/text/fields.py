@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from klcli.errors import CorpusError, Notice
+from klcli.errors import CorpusError, Notice, some_of
 from klcli.text.corpus import Document, Part
 from klcli.text.examples import Answer, Conversation, Example
 from klcli.text.scope import Fields
@@ -179,9 +179,8 @@ def _notices(
             )
             found.append(Notice(code="fields_read", message=message))
     if skipped:
-        named = ", ".join(one for one, _ in skipped[:3])
-        more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-        message = f"{len(skipped)} left out, for {skipped[0][1]}: {named}{more}"
+        named = some_of([one for one, _ in skipped])
+        message = f"{len(skipped)} left out, for {skipped[0][1]}: {named}"
         found.append(Notice(code="left_out", message=message))
     return found
 

@@ -156,9 +156,9 @@ class WindowTable:
         return None if masking is None else {"mask_id": masking.mask_id, "every": masking.every}
 
     @property
-    def has_gaps(self) -> bool:
-        """Whether scored rows of some window have others between them."""
-        return any(window.steps is not None for window in self.windows)
+    def has_parts(self) -> bool:
+        """Whether some document has parts; only then scored rows have others between them."""
+        return any(document.parts for document in self.documents)
 
     @property
     def tokens(self) -> int:

@@ -71,7 +71,7 @@ def _header_for(source: Source, table: WindowTable) -> Header:
             f"a base file of llama.cpp holds one text, not {len(table.documents)}: give one file, "
             "and --documents file"
         )
-    if table.has_gaps or not all(_is_chunk(window, header) for window in table.windows):
+    if table.has_parts or not all(_is_chunk(window, header) for window in table.windows):
         raise UsageError(
             "a base file of llama.cpp holds windows of --protocol llama.cpp, scored from the "
             "middle on: leave out --stride and --score-from"

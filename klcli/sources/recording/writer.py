@@ -38,7 +38,6 @@ from klcli.storage.files import check_size, put
 from klcli.storage.manifest import MANIFEST, TOKENIZER, WINDOWS
 from klcli.storage.tables import (
     describe,
-    has_parts,
     special_ids,
     windows_digest,
     windows_to_bytes,
@@ -177,7 +176,7 @@ def _new_manifest(
     proof, kind = source.proof, request["kind"]
     return {
         "format": RECORDING.name,
-        "format_version": VERSION_WITH_PARTS if has_parts(table) else VERSIONS[source.task],
+        "format_version": VERSION_WITH_PARTS if table.has_parts else VERSIONS[source.task],
         "kind": kind,
         "complete": False,
         "request": request,
